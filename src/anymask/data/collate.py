@@ -1,0 +1,41 @@
+"""Samples to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import keyed
+
+Batch = dict[str, Tensor]
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """A tensor of the array; uint16 becomes int32, as torch computes little with uint16."""
+    array = array.astype(np.int32) if array.dtype == np.uint16 else np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def stack(values: Sequence[np.ndarray | None], shape: Sequence[int], dtype: str) -> tuple[Tensor, Tensor | None]:
+    """(B, ...) of values of one shape; and (B,) bool where they are present, or None if all are. Missing ones are 0."""
+    there = [v is not None for v in values]
+    if all(there):
+        return tensor(np.stack(values)), None  # type: ignore[arg-type]
+    out = np.zeros((len(values), *shape), dtype=dtype)
+    for row, value in zip(out, values):
+        if value is not None:
+            row[...] = value
+    return tensor(out), torch.tensor(there)
+
+
+def marks(index: np.ndarray, labels: np.ndarray | None, seed: int, step: int) -> dict[str, Any]:
+    """What every batch has beside its parts: `index` (B,), `key` (B,) and, where there are labels, `label` (B,)."""
+    numbers = torch.from_numpy(np.asarray(index, dtype=np.int64))
+    out = {"index": numbers, "key": keyed.keys(seed, step, numbers)}
+    if labels is not None:
+        out["label"] = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    return out

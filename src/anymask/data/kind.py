@@ -1,0 +1,134 @@
+"""A kind of data (image, audio, table, ...): everything the generic code must ask about a part of a sample.
+
+One file a kind, in `anymask/data/kinds/`, each with a module attribute `KIND`. The folder is scanned, so a new kind needs
+no change elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from .columns import Blobs, Column
+    from .options import Options
+    from .schema import Field
+    from .source import AnySource
+
+Value = np.ndarray
+
+
+class Blob(NamedTuple):
+    """One encoded sample: its name for messages, and where its bytes are."""
+
+    name: str
+    data: Path | bytes
+
+    @property
+    def ending(self) -> str:
+        """In lower case, with the dot; '' where the name has none."""
+        return Path(self.name).suffix.lower()
+
+    def read(self) -> bytes:
+        return self.data.read_bytes() if isinstance(self.data, Path) else self.data
+
+
+class Settled(NamedTuple):
+    """What a kind decided about a column of blobs after looking at headers.
+
+    `decode` turns a blob into a value and must be picklable; `shape` and `dtype` are of every value where the headers
+    agree, else None; `bad` is row -> reason; `notes` are for people.
+    """
+
+    decode: Callable[[Blob], Value]
+    shape: tuple[int, ...] | None
+    dtype: str | None
+    bad: dict[int, str]
+    notes: list[str]
+
+
+class Meter(ABC):
+    """Accumulates what a Field holds, over a sample."""
+
+    full: bool = False  # True: enough seen, reading more would only cost time
+
+    @abstractmethod
+    def add(self, name: str, value: Value | None) -> None:
+        """Takes one value, or None where the part is missing. Raises DataError naming `name` for unusable values."""
+
+    @abstractmethod
+    def field(self) -> Field: ...
+
+
+class Kind(ABC):
+    """The questions. All methods are stateless."""
+
+    name: str
+    endings: frozenset[str]  # of files that hold one sample each
+
+    def open(self, spec: Any, options: Options) -> AnySource | None:
+        """A source from an object or path only this kind knows; None leaves it to the generic openers."""
+        return None
+
+    @abstractmethod
+    def settle(self, blobs: Blobs, options: Options) -> Settled:
+        """Looks at headers, not at all content, and decides how the blobs are decoded."""
+
+    @abstractmethod
+    def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
+        """A column from one array that holds all samples; None where the array cannot be of this kind."""
+
+    @abstractmethod
+    def object_reader(self, example: Any, options: Options) -> Callable[[Any, str], Value] | None:
+        """How to read one object of a torch Dataset, judged from an example: (object, name) -> value; None: unknown."""
+
+    @abstractmethod
+    def meter(self, name: str, size: Any) -> Meter: ...
+
+    @abstractmethod
+    def fit(self, value: Value, field: Field, augment: Any, rng: np.random.Generator | None) -> Value:
+        """A value as training wants it: augmented, then exactly `field.shape`. Without `rng` nothing is random."""
+
+    @abstractmethod
+    def natural(self, value: Value, field: Field, limit: int) -> Value:
+        """A value as evaluation wants it: its own size, at most `limit` a side."""
+
+    @abstractmethod
+    def pad(self, values: Sequence[Value], multiple: int) -> tuple[Tensor, Tensor | None]:
+        """A batch of values of several sizes, and their (B, ...) true extents where padding was needed."""
+
+    @abstractmethod
+    def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
+        """Notes on harmless differences; SchemaError naming the mend for others."""
+
+    @abstractmethod
+    def describe(self, field: Field) -> list[tuple[str, str]]: ...
+
+
+@functools.cache
+def all_kinds() -> dict[str, Kind]:
+    """Every kind by name, found by scanning `anymask/data/kinds/`."""
+    from . import kinds
+
+    modules = (importlib.import_module(f"{kinds.__name__}.{m.name}") for m in pkgutil.iter_modules(kinds.__path__))
+    found = [m.KIND for m in modules if hasattr(m, "KIND")]
+    return {kind.name: kind for kind in found}
+
+
+def kind_of(name: str) -> Kind:
+    """The kind with this name. Raises DataError for an unknown one (a schema from a newer version)."""
+    try:
+        return all_kinds()[name]
+    except KeyError:
+        raise DataError(f"unknown kind of data '{name}'; known: {', '.join(all_kinds())}. Was this schema written by a "
+                        "newer anymask? pip install -U anymask") from None

@@ -1,0 +1,310 @@
+"""Images: (C, H, W) arrays of uint8, uint16 or float32."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..augment import Compose, Cover, FitSize, RandomCrop, resize
+from ..collate import tensor
+from ..columns import ArrayColumn, Blobs, Column
+from ..errors import DataError, SchemaError, Unreadable, some
+from ..kind import Blob, Kind, Meter, Settled
+from ..options import Options
+from ..schema import Field
+from ._pictures import (
+    BROKEN,
+    ENDINGS,
+    Peek,
+    channel_axis,
+    decode,
+    finite,
+    from_pillow,
+    peek,
+    plain_dtype,
+    to_plain,
+)
+
+HEADERS = 20_000  # headers read at opening; of more files a seeded choice, the rest is checked when read
+ENOUGH_PIXELS = 2**27  # a schema's figures are taken from no more pixels than this (per channel) ...
+ENOUGH_IMAGES = 64  # ... but from at least so many images
+KEEP_BELOW = 256  # sets of one size below this are trained at their own size
+LARGEST = 224  # training size at most, unless asked for
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's conversion to grey
+_FIT = Compose(Cover(), RandomCrop(pad=0))
+_CENTRE = FitSize()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """Blob to (C, H, W) with the set's number of channels and dtype. Raises Unreadable for any other."""
+
+    channels: int
+    dtype: str
+    layout: str | None
+
+    def __call__(self, blob: Blob) -> np.ndarray:
+        return self.conform(decode(blob, self.layout, alpha=self.channels == 4), blob.name)
+
+    def conform(self, image: np.ndarray, name: str) -> np.ndarray:
+        c = image.shape[0]
+        if c == 1 and self.channels == 3:
+            image = np.repeat(image, 3, axis=0)
+        elif c == 3 and self.channels == 1:
+            image = np.round(np.tensordot(_LUMA, image.astype(np.float32), 1))[None].astype(image.dtype)
+        elif c != self.channels:
+            raise Unreadable(name, f"it has {c} channels, the set has {self.channels}")
+        if image.dtype != self.dtype:
+            raise Unreadable(name, f"its values are {image.dtype}, the set's are {self.dtype}")
+        return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectReader:
+    """An item of a dataset (Pillow image, tensor, array) to (C, H, W)."""
+
+    decoder: Decoder
+
+    def __call__(self, item: Any, name: str) -> np.ndarray:
+        return self.decoder.conform(_object_array(item, self.decoder.layout, name), name)
+
+
+class ImageKind(Kind):
+    name = "image"
+    endings = ENDINGS
+
+    def settle(self, blobs: Blobs, options: Options) -> Settled:
+        peeks, bad = _peek_all(blobs, options.layout)
+        if not peeks:
+            first = f"; first: {blobs[next(iter(bad))].name} ({next(iter(bad.values()))})" if bad else ""
+            raise DataError(f"none of {len(blobs)} image files can be read{first}")
+        channels, notes = _settle_channels(blobs, peeks, options.channels)
+        dtype = _settle_dtype(blobs, peeks)
+        sizes = {(p.height, p.width) for p in peeks.values()}
+        shape = (channels, *next(iter(sizes))) if len(sizes) == 1 else None
+        return Settled(Decoder(channels=channels, dtype=dtype, layout=options.layout), shape, dtype, bad, notes)
+
+    def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
+        if array.ndim not in (3, 4) or array.dtype.kind not in "biuf":
+            return None
+        view = as_nchw(array, options.layout, name)
+        return ArrayColumn(self, view, dtype=str(plain_dtype(array.dtype)), convert=to_plain,
+                           mapped=isinstance(array, np.memmap),
+                           reopen=partial(_reopen, array.filename, options.layout, name)
+                           if isinstance(array, np.memmap) and array.filename else None)
+
+    def object_reader(self, example: Any, options: Options) -> Callable[[Any, str], np.ndarray] | None:
+        if not isinstance(example, (Image.Image, torch.Tensor, np.ndarray)) or getattr(example, "ndim", 2) not in (2, 3):
+            return None
+        array = _object_array(example, options.layout, "item 0")
+        channels = options.channels or array.shape[0]
+        return ObjectReader(decoder=Decoder(channels=channels, dtype=str(array.dtype), layout=options.layout))
+
+    def meter(self, name: str, size: Any) -> Meter:
+        return ImageMeter(name, size)
+
+    def fit(self, value: np.ndarray, field: Field, augment: Any, rng: np.random.Generator | None) -> np.ndarray:
+        size = field.shape[1], field.shape[2]
+        if augment is not None and rng is not None:
+            value = augment(value, rng, size)
+        if value.shape[1:] != size:
+            value = _CENTRE(value, None, size) if rng is None else _FIT(value, rng, size)
+        return value
+
+    def natural(self, value: np.ndarray, field: Field, limit: int) -> np.ndarray:
+        longest = max(value.shape[1:])
+        if longest <= limit:
+            return value
+        h, w = (max(1, round(n * limit / longest)) for n in value.shape[1:])
+        return resize(value, (h, w))
+
+    def pad(self, values: Sequence[np.ndarray], multiple: int) -> tuple[Tensor, Tensor | None]:
+        sizes = [v.shape[1:] for v in values]
+        h, w = (-(-max(s[i] for s in sizes) // multiple) * multiple for i in (0, 1))
+        if all(s == (h, w) for s in sizes):
+            return tensor(np.stack(values)), None
+        out = np.zeros((len(values), values[0].shape[0], h, w), dtype=values[0].dtype)
+        for row, value in zip(out, values):
+            row[:, : value.shape[1], : value.shape[2]] = value
+        return tensor(out), torch.tensor(sizes, dtype=torch.int64)
+
+    def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
+        if trained.shape[0] != given.shape[0]:
+            raise SchemaError(f"'{given.name}' has {given.shape[0]} channels in {given_by}; the model was trained on "
+                              f"{trained.shape[0]} ({trained_on}): open the data with channels={trained.shape[0]} (1, 3 "
+                              "and 4 can be converted), or train on such data")
+        _compare_values(trained, given, trained_on, given_by)
+        if trained.shape != given.shape:
+            return [f"'{given.name}' would be trained at {_size(given.shape[1:])} in {given_by}; the model was trained at "
+                    f"{_size(trained.shape[1:])}"]
+        return []
+
+    def describe(self, field: Field) -> list[tuple[str, str]]:
+        c, h, w = field.shape
+        sizes = [_size(s) for s in field.sizes]
+        seen = sizes[0] if len(set(sizes)) == 1 else f"{sizes[0]} to {sizes[2]}, median {sizes[1]}"
+        figures = lambda values: ", ".join(f"{v:.4g}" for v in values[:8]) + (" ..." if len(values) > 8 else "")
+        return [(field.name, f"{c} channel{'s' * (c > 1)}, {field.dtype}, {field.low:g} to {field.high:g}"),
+                (f"{field.name} sizes", f"{seen} (height x width); trained at {h} x {w}"),
+                (f"{field.name} mean, std", f"{figures(field.mean)}; {figures(field.std)}")]
+
+
+class ImageMeter(Meter):
+    """Sizes, range, mean and deviation by channel."""
+
+    def __init__(self, name: str, size: int | tuple[int, int] | None) -> None:
+        self.name, self.size = name, size
+        self.sizes: list[tuple[int, int]] = []
+        self.seen = self.missing = self.pixels = 0
+        self.dtype = ""
+        self.shift = self.total = self.square = np.zeros(0)
+        self.low, self.high = np.inf, -np.inf
+
+    def add(self, name: str, value: np.ndarray | None) -> None:
+        self.seen += 1
+        if value is None:
+            self.missing += 1
+            return
+        finite(value, name)
+        x = value.reshape(len(value), -1).astype(np.float64)
+        if not self.sizes:
+            self.dtype, self.shift = str(value.dtype), x.mean(1)
+            self.total, self.square = np.zeros(len(x)), np.zeros(len(x))
+        x -= self.shift[:, None]  # sums of squares of shifted values keep their digits
+        self.total = self.total + x.sum(1)
+        self.square = self.square + np.einsum("cn,cn->c", x, x)
+        self.low, self.high = min(self.low, float(value.min())), max(self.high, float(value.max()))
+        self.pixels += x.shape[1]
+        self.sizes.append((value.shape[1], value.shape[2]))
+        self.full = self.pixels >= ENOUGH_PIXELS and len(self.sizes) >= ENOUGH_IMAGES
+
+    def field(self) -> Field:
+        if not self.sizes:
+            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+        mean = self.total / self.pixels
+        deviation = np.sqrt(np.maximum(self.square / self.pixels - mean**2, 0))
+        flat = deviation <= 1e-7 * np.maximum(1, np.abs(mean + self.shift))
+        notes = (f"channel(s) {some([str(i) for i in np.flatnonzero(flat)], 8)} of '{self.name}' are constant; "
+                 "their deviation is taken as 1",) if flat.any() else ()
+        low, high = (0.0, 255.0) if self.dtype == "uint8" else (self.low, self.high)
+        area = sorted(self.sizes, key=lambda s: s[0] * s[1])
+        median = tuple(int(np.median([s[i] for s in area])) for i in (0, 1))
+        return Field(name=self.name, kind="image", dtype=self.dtype,
+                     shape=(len(mean), *training_size(self.sizes, self.size)), sizes=(area[0], median, area[-1]),
+                     low=low, high=high, mean=tuple(float(m) for m in mean + self.shift),
+                     std=tuple(float(s) for s in np.where(flat, 1.0, deviation)), missing=self.missing / self.seen,
+                     notes=notes)
+
+
+def training_size(sizes: Sequence[tuple[int, int]], size: int | tuple[int, int] | None = None) -> tuple[int, int]:
+    """(H, W) in training. `size` decides where given. A set of one size below 256 keeps it. Else a square: the median
+    short side rounded down to a multiple of 16 (of 2 below 32), at most 224."""
+    if size is not None:
+        h, w = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        if h < 1 or w < 1:
+            raise DataError(f"size={size} must be at least 1 pixel a side")
+        return h, w
+    if len(set(sizes)) == 1 and max(sizes[0]) < KEEP_BELOW:
+        return sizes[0]
+    short = int(np.median([min(s) for s in sizes]))
+    step = 16 if short >= 32 else 2
+    side = max(1, min(LARGEST, short // step * step))
+    return side, side
+
+
+def as_nchw(array: np.ndarray, layout: str | None, name: str) -> np.ndarray:
+    """(N, C, H, W) view of (N, H, W), (N, C, H, W) or (N, H, W, C)."""
+    if array.ndim == 3:
+        return array[:, None]
+    axis = channel_axis(array.shape[1:], layout, f"{name} (shape {array.shape})")
+    return array if axis == 0 else np.moveaxis(array, -1, 1)
+
+
+def _reopen(path: str, layout: str | None, name: str) -> np.ndarray:
+    return as_nchw(np.load(path, mmap_mode="r", allow_pickle=False), layout, name)
+
+
+def _object_array(item: Any, layout: str | None, name: str) -> np.ndarray:
+    if isinstance(item, Image.Image):
+        try:
+            return np.ascontiguousarray(from_pillow(item))
+        except BROKEN as error:
+            raise Unreadable(name, str(error)) from error
+    array = item.detach().cpu().numpy() if isinstance(item, torch.Tensor) else np.asarray(item)
+    if array.ndim == 2:
+        array = array[None]
+    elif channel_axis(array.shape, layout, name) == 2:
+        array = np.moveaxis(array, -1, 0)
+    return np.ascontiguousarray(finite(to_plain(array), name))
+
+
+def _peek_all(blobs: Blobs, layout: str | None) -> tuple[dict[int, Peek], dict[int, str]]:
+    """Headers by row, and reasons by row of what is unreadable. Sizes are looked at for all rows."""
+    n = len(blobs)
+    chosen = np.arange(n) if n <= HEADERS else np.sort(np.random.default_rng(0).permutation(n)[:HEADERS])
+    bad = {row: "the file is empty (0 bytes)" for row in range(n) if blobs.nbytes(row) == 0}
+    peeks = {}
+    for row in chosen.tolist():
+        try:
+            peeks[row] = peek(blobs[row], layout)
+            bad.pop(row, None)
+        except Unreadable as error:
+            bad[row] = error.reason
+    return peeks, bad
+
+
+def _settle_channels(blobs: Blobs, peeks: dict[int, Peek], wanted: int | None) -> tuple[int, list[str]]:
+    """The set's number of channels: grey among RGB becomes RGB with a note; any other mixture is refused."""
+    counts = Counter(p.channels for p in peeks.values())
+    if wanted is not None:
+        if set(counts) != {wanted} and (wanted not in (1, 3, 4) or set(counts) - {1, 3}):
+            raise DataError(f"channels={wanted} cannot be made of images with {sorted(counts)} channels; give 1, 3 or 4, "
+                            "or leave channels out")
+        return wanted, []
+    if set(counts) == {1, 3}:
+        grey = next(blobs[row].name for row, p in peeks.items() if p.channels == 1)
+        return 3, [f"{counts[1]:,} of {len(peeks):,} images are grey (first: {grey}); they are repeated to RGB"]
+    if len(counts) > 1:
+        names = [f"{blobs[next(r for r, p in peeks.items() if p.channels == c)].name} has {c}" for c in sorted(counts)]
+        raise DataError(f"images differ in their number of channels: {some(names, 4)}; put them into folders of their own")
+    return next(iter(counts)), []
+
+
+def _settle_dtype(blobs: Blobs, peeks: dict[int, Peek]) -> str:
+    first: dict[str, int] = {}
+    for row, p in peeks.items():
+        first.setdefault(p.dtype, row)
+    if len(first) > 1:
+        names = [f"{blobs[row].name} is {dtype}" for dtype, row in first.items()]
+        raise DataError(f"images differ in the type of their values: {some(names, 4)}; convert them to one type, or put "
+                        "them into folders of their own")
+    return next(iter(first))
+
+
+def _compare_values(trained: Field, given: Field, trained_on: str, given_by: str) -> None:
+    """Refuses another dtype, or floats of a clearly other range (spans that differ 16-fold)."""
+    spans = [max(f.high - f.low, 1e-12) for f in (trained, given)]
+    if trained.dtype == given.dtype and not (given.dtype == "float32" and not 1 / 16 < spans[1] / spans[0] < 16):
+        return
+    mend = f"convert the data to {trained.dtype} in {trained.low:g}..{trained.high:g}"
+    if trained.dtype == "uint8" and given.dtype == "float32" and -0.01 <= given.low and given.high <= 1.01:
+        mend = "multiply by 255: (x * 255).round().astype('uint8')"
+    elif given.dtype == "uint8" and trained.dtype == "float32" and -0.01 <= trained.low and trained.high <= 1.01:
+        mend = "divide by 255: x.astype('float32') / 255"
+    raise SchemaError(f"'{given.name}' is {given.dtype} {given.low:g}..{given.high:g} in {given_by}; the model was trained "
+                      f"on {trained.dtype} {trained.low:g}..{trained.high:g} ({trained_on}): {mend}")
+
+
+def _size(hw: Sequence[int]) -> str:
+    return f"{hw[0]} x {hw[1]}"
+
+
+KIND = ImageKind()

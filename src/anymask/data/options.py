@@ -1,0 +1,19 @@
+"""How a source is to be opened: the arguments of `open_source`, as the openers pass them on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """See `anymask.data.open_source`."""
+
+    split: str | None = None
+    strict: bool = False
+    label: Any = None
+    group: Any = None
+    streaming: bool = False
+    layout: str | None = None
+    channels: int | None = None

@@ -1,0 +1,158 @@
+"""What a data set looks like, as far as training needs to know; saved beside every model as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from .errors import DataError, SchemaError
+from .kind import kind_of
+from .source import AnySource
+from .stream import StreamSource
+
+SAMPLE = 2_000  # at most so many samples are read for a schema
+
+
+class Labels(TypedDict):
+    """Class names and how many samples have each; both lists are in the order of the label numbers."""
+
+    names: list[str]
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One part of a sample.
+
+    `shape` is the shape in training, (C, H, W) for images; `sizes` the smallest, median and largest size seen, (H, W)
+    for images; `low`, `high` the range of the values (nominal 0..255 for uint8, else as observed); `mean`, `std` one a
+    channel, in raw units; `missing` the share of samples that lack this part.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    sizes: tuple[tuple[int, ...], ...]
+    low: float
+    high: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    missing: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Field:
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**{**values, "sizes": tuple(tuple(s) for s in values["sizes"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """All fields of a source, its number of samples (None for a stream), labels, name and fingerprint."""
+
+    fields: dict[str, Field]
+    count: int | None
+    labels: Labels | None
+    source: str
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Schema:
+        values = json.loads(text)
+        fields = {name: Field.from_dict(f) for name, f in values["fields"].items()}
+        return cls(**{**values, "fields": fields, "notes": tuple(values["notes"])})
+
+    def check(self, other: Schema) -> list[str]:
+        """Whether data with the schema `other` fit a model trained with this one.
+
+        Returns notes on harmless differences (size, labels). Raises SchemaError naming what differs and the mend.
+        """
+        notes: list[str] = []
+        for name, field in self.fields.items():
+            if name not in other.fields:
+                have = ", ".join(other.fields) or "nothing"
+                raise SchemaError(f"{other.source} has no part '{name}' (it has: {have}); the model was trained with "
+                                  f"it on {self.source}: rename the part to '{name}'")
+            theirs = other.fields[name]
+            if theirs.kind != field.kind:
+                raise SchemaError(f"'{name}' is of kind {theirs.kind} in {other.source} and of kind {field.kind} in "
+                                  f"{self.source}, which the model was trained on: give data of kind {field.kind}")
+            notes += kind_of(field.kind).compare(field, theirs, self.source, other.source)
+        ours, others = (s.labels["names"] if s.labels else None for s in (self, other))
+        if ours is not None and others is not None and ours != others:
+            notes.append(f"labels differ: {len(others)} classes in {other.source}, {len(ours)} in {self.source}")
+        return notes
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Rows (what, value) of a table for people."""
+        rows = [("source", self.source), ("samples", "unknown (stream)" if self.count is None else f"{self.count:,}")]
+        for field in self.fields.values():
+            rows += kind_of(field.kind).describe(field)
+            if field.missing:
+                rows.append((f"{field.name} missing", f"{field.missing:.1%} of samples"))
+        if self.labels is None:
+            rows.append(("labels", "none"))
+        else:
+            pairs = [f"{n} {c:,}" for n, c in zip(self.labels["names"], self.labels["counts"])]
+            more = f" and {len(pairs) - 6} more" if len(pairs) > 6 else ""
+            rows.append(("labels", f"{len(pairs)} classes: " + ", ".join(pairs[:6]) + more))
+        rows += [("note", note) for note in (*self.notes, *(n for f in self.fields.values() for n in f.notes))]
+        return [*rows, ("fingerprint", self.fingerprint[:16])]
+
+
+def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None) -> Schema:
+    """The schema of a source, from a seeded sample of at most 2,000 samples (the first ones of a stream).
+
+    `size` sets the size in training: one side or (H, W). Raises DataError for fewer than two samples, for values that
+    are not finite, and what the kinds themselves refuse.
+    """
+    if source.count is not None and source.count < 2:
+        raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least 2: add more data "
+                        "(a trained model embeds single files)")
+    meters = {name: kind.meter(name, size) for name, kind in source.kinds.items()}
+    if source.count is None:
+        _measure_stream(source, meters)
+    else:
+        _measure_rows(source, meters)
+    fields = {name: meter.field() for name, meter in meters.items()}
+    return Schema(fields=fields, count=source.count, labels=_labels(source), source=source.name,
+                  fingerprint=source.fingerprint(), notes=tuple(source.notes))
+
+
+def _measure_rows(source: AnySource, meters: dict[str, Any]) -> None:
+    assert not isinstance(source, StreamSource)
+    for index, sample in source.sample(SAMPLE):
+        for name, meter in meters.items():
+            meter.add(source.ids[index], sample[name])
+        if all(meter.full for meter in meters.values()):
+            return
+
+
+def _measure_stream(source: AnySource, meters: dict[str, Any]) -> None:
+    assert isinstance(source, StreamSource)
+    n = 0
+    for sample in source.iterate(0):
+        for name, meter in meters.items():
+            meter.add(f"sample {n}", sample[name])
+        n += 1
+        if n == SAMPLE or all(meter.full for meter in meters.values()):
+            break
+    if n < 2:
+        raise DataError(f"the stream {source.name} holds {n} sample(s); pre-training needs at least 2: add more data")
+
+
+def _labels(source: AnySource) -> Labels | None:
+    labels = source.labels
+    if labels is None:
+        return None
+    top = int(labels.max(initial=-1)) + 1
+    names = source.label_names or [str(i) for i in range(top)]
+    counts = [int((labels == i).sum()) for i in range(len(names))]
+    return {"names": list(names), "counts": counts}

@@ -1,0 +1,66 @@
+"""Corruptions: what becomes of hidden content. `keep` says how many of the hidden tokens enter the encoder (0.0 none,
+1.0 all; see `engine.split`)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from anymask import keyed
+from anymask.engine import Model, Part, Seen, Step
+
+
+class Drop(Part):
+    """Hidden tokens do not enter the encoder (MAE, arXiv:2111.06377)."""
+
+    keep = 0.0
+
+    def forward(self, step: Step, model: Model) -> Seen:
+        return model.stem(step)
+
+
+class Replace(Part):
+    """Hidden tokens enter as one learned vector plus their position (BERT, arXiv:1810.04805; SimMIM).
+
+    Args:
+        keep: share of the hidden tokens that enter; the others are dropped (MAGE, arXiv:2211.09117).
+    """
+
+    def __init__(self, model: Model, *, keep: float = 1.0):
+        super().__init__(model)
+        self.keep = float(keep)
+        self.token = nn.Parameter(nn.init.trunc_normal_(torch.empty(model.size.width), std=0.02))
+
+    def forward(self, step: Step, model: Model) -> Seen:
+        return model.stem(step, fill=self.token)
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        return {"token": {"weight_decay": 0.0}}
+
+
+class Foreign(Part):
+    """Hidden tokens hold content that is not theirs: the same place of another sample of the batch, or noise (GMML,
+    arXiv:2205.14986, section 3.1).
+
+    Args:
+        noise: share of samples whose hidden content is standard normal noise instead of another sample's.
+    """
+
+    keep = 1.0
+
+    def __init__(self, model: Model, *, noise: float = 0.3):
+        super().__init__(model)
+        self.noise = noise
+
+    def forward(self, step: Step, model: Model) -> Seen:
+        key, start, content = step.sample["key"], 0, {}
+        noisy = keyed.uniform(key, 1, salt=11)[:, :, None] < self.noise  # B 1 1
+        for salt, (name, x) in enumerate(step.tokens.x.items()):
+            visible = step.mask.visible[:, start : start + x.shape[1], None]
+            noise = keyed.normal(key, x.shape[1] * x.shape[2], salt=12 + salt).view_as(x)
+            other = torch.where(noisy, noise, x.roll(1, 0))
+            content[name] = torch.where(visible, x, other)
+            start += x.shape[1]
+        return model.stem(step, content=content)
+
+

@@ -1,0 +1,182 @@
+"""Decoders: codes to predictions of the asked tokens, one head for each target."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from anymask.engine import Latent, Model, Part, Step, take
+from anymask.parts.layers import Block, CrossBlock, LayerNorm, Linear, init_weights
+
+
+class Heads(nn.Module):
+    """(Q, M, width) -> {head: (Q, M, head width)}."""
+
+    def __init__(self, model: Model, width: int):
+        super().__init__()
+        self.heads = nn.ModuleDict({name: Linear(width, head.width) for name, head in model.target.heads.items()})
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+def mask_token(width: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(width).normal_(std=0.02))
+
+
+def asked_codes(step: Step) -> Tensor:
+    """(Q, M, D) the encoder's codes at the asked tokens, where the encoder kept them all."""
+    latent, mask = step.latent, step.mask
+    if mask.keep is not None:
+        raise ValueError("this decoder reads the codes of the asked tokens, so the corruption has to keep them all")
+    x = latent.x if mask.via is None else latent.x[mask.via]
+    return take(x, mask.ask)
+
+
+class LinearHead(Part):
+    """One linear layer on the codes of the asked tokens (SimMIM, arXiv:2111.09886, section 3.3)."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.heads = Heads(model, model.encoder.width)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        return self.heads(asked_codes(step))
+
+
+class MlpHead(Part):
+    """Two point-wise layers with GELU, then one linear layer to the target: the light decoder of GMML
+    (arXiv:2205.14986, section 3.1), whose transposed convolution of one patch is that linear layer."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        width = model.encoder.width
+        self.mlp = nn.Sequential(Linear(width, width), nn.GELU(), Linear(width, width), nn.GELU())
+        init_weights(self.mlp)
+        self.heads = Heads(model, width)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        return self.heads(self.mlp(asked_codes(step)))
+
+
+class Transformer(Part):
+    """A small transformer over the codes and one mask token for each asked token (MAE, arXiv:2111.06377, section 3).
+    Where the encoder kept all tokens, over their codes alone (table 1c there).
+
+    The last block computes only the asked tokens.
+
+    Args:
+        width, depth, heads: None = the decoder's of the size.
+    """
+
+    def __init__(self, model: Model, *, width: int | None = None, depth: int | None = None, heads: int | None = None):
+        super().__init__(model)
+        size = model.size
+        width, depth, heads = width or size.decoder_width, depth or size.decoder_depth, heads or size.decoder_heads
+        self.embed = Linear(model.encoder.width, width)
+        self.token = mask_token(width)
+        self.positions = model.positions(width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = LayerNorm(width)
+        init_weights(self.embed)
+        init_weights(self.blocks)
+        self.heads = Heads(model, width)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        latent, mask = step.latent, step.mask
+        place = self.positions(step.tokens)  # B|1 N W
+        x, ok = latent.x, latent.ok
+        if latent.prefix is not None:
+            x = torch.cat([latent.prefix, x], 1)
+            ok = ok if ok is None else nn.functional.pad(ok, (latent.prefix.shape[1], 0), value=True)
+        x = self.embed(x)  # R t+K W
+        t = x.shape[1] - latent.x.shape[1]
+        here = take(place, mask.keep, mask.keep_of).to(x.dtype)
+        x = torch.cat([x[:, :t], x[:, t:] + here], 1)
+        if mask.via is not None:
+            x, ok = x[mask.via], None if ok is None else ok[mask.via]
+        if mask.keep is None:
+            for block in self.blocks:
+                x = block(x, ok)
+            return self.heads(self.norm(take(x[:, t:], mask.ask)))
+        asked = (self.token + take(place, mask.ask, mask.ask_of)).to(x.dtype)
+        asked = asked.expand(x.shape[0], -1, -1)  # Q M W
+        ok = join(ok, mask.ask_ok, x, asked)
+        x = torch.cat([x, asked], 1)
+        last = slice(x.shape[1] - asked.shape[1], None)
+        for block in self.blocks[:-1]:
+            x = block(x, ok)
+        x = self.blocks[-1](x, ok, queries=last)
+        return self.heads(self.norm(x))
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        return {"token": {"weight_decay": 0.0}, "positions": {"weight_decay": 0.0}}
+
+
+class Cross(Part):
+    """Queries at the asked places attend to codes only, not to each other, so any subset of the hidden tokens can be
+    decoded; each block reads its own learned mixture of the encoder's layers (CrossMAE, arXiv:2401.14391, sections 3.2
+    to 3.4).
+
+    Args:
+        width, depth, heads: None = the decoder's of the size.
+        mix: read mixtures of all layers (the encoder needs `layers=True`); otherwise the last layer.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        mix: bool = True,
+    ):
+        super().__init__(model)
+        size, code = model.size, model.encoder.width
+        width, depth, heads = width or size.decoder_width, depth or size.decoder_depth, heads or size.decoder_heads
+        self.token = mask_token(width)
+        self.positions = model.positions(width)
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, context_width=code) for _ in range(depth))
+        self.norm = LayerNorm(width)
+        sources = len(model.encoder.blocks) + 1
+        self.mix = nn.Parameter(torch.randn(depth, sources) / sources**0.5) if mix else None
+        self.norms = nn.ModuleList(LayerNorm(code) for _ in range(depth)) if mix else None
+        init_weights(self.blocks)
+        self.heads = Heads(model, width)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        latent, mask = step.latent, step.mask
+        ok = latent.ok
+        if ok is not None and latent.prefix is not None:
+            ok = nn.functional.pad(ok, (latent.prefix.shape[1], 0), value=True)
+        contexts = self.contexts(latent)
+        if mask.via is not None:
+            contexts, ok = [c[mask.via] for c in contexts], None if ok is None else ok[mask.via]
+        x = self.token + take(self.positions(step.tokens), mask.ask, mask.ask_of)
+        x = x.to(contexts[0].dtype).expand(contexts[0].shape[0], -1, -1)  # Q M W
+        for block, context in zip(self.blocks, contexts):
+            x = block(x, context, ok)
+        return self.heads(self.norm(x))
+
+    def contexts(self, latent: Latent) -> list[Tensor]:
+        """(R, t + K, D) for each block."""
+        if self.mix is None:
+            x = latent.x if latent.prefix is None else torch.cat([latent.prefix, latent.x], 1)
+            return [x] * len(self.blocks)
+        layers = torch.stack(latent.layers, -1)  # R t+K D L
+        mixed = layers @ self.mix.to(layers.dtype).T  # R t+K D depth
+        return [norm(x) for norm, x in zip(self.norms, mixed.unbind(-1))]
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        return {"token": {"weight_decay": 0.0}, "mix": {"weight_decay": 0.0}, "positions": {"weight_decay": 0.0}}
+
+
+def join(ok: Tensor | None, ask_ok: Tensor | None, x: Tensor, asked: Tensor) -> Tensor | None:
+    """(Q, K + M): which tokens are real, of codes (Q, K, .) and asked tokens (Q, M, .) side by side."""
+    if ok is None and ask_ok is None:
+        return None
+    ok = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if ok is None else ok
+    ask_ok = torch.ones(asked.shape[:2], dtype=torch.bool, device=x.device) if ask_ok is None else ask_ok
+    return torch.cat([ok, ask_ok], 1)

@@ -1,0 +1,78 @@
+"""Encoders: what is seen to codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from anymask.engine import Latent, Model, Part, Seen, Step
+from anymask.parts.layers import Block, LayerNorm, init_weights
+
+
+def within_kind(seen: Seen) -> Tensor:
+    """(R, K, K) attention only among tokens of one kind: makes the encoder Siamese over views."""
+    return seen.kind[:, :, None] == seen.kind[:, None, :]
+
+
+class ViT(Part):
+    """Pre-norm transformer (Vision Transformer, arXiv:2010.11929), with a CLS token.
+
+    Args:
+        width, depth, heads: None = of the size; width is the stem's.
+        mlp_ratio: width of the hidden layer of a block, in widths.
+        cls: prepend a learned CLS token.
+        registers: further learned tokens without content (arXiv:2309.16588).
+        drop_path: stochastic depth of the last block; the others' rise to it linearly.
+        layers: also return the input of the first block and the output of each one, the last one normalised.
+        within: seen -> (R, K, K) bool, which tokens attend to which; None = all to all.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        depth: int | None = None,
+        heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        cls: bool = True,
+        registers: int = 0,
+        drop_path: float = 0.0,
+        layers: bool = False,
+        within: Callable[[Seen], Tensor] | None = None,
+    ):
+        super().__init__(model)
+        width, depth, heads = model.size.width, depth or model.size.depth, heads or model.size.heads
+        self.width, self.heads, self.layers, self.within = width, heads, layers, within
+        prefix = int(cls) + registers
+        self.prefix = nn.Parameter(torch.empty(prefix, width).normal_(std=0.02)) if prefix else None
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rates)
+        self.norm = LayerNorm(width)
+        init_weights(self.blocks)
+
+    def forward(self, step: Step, model: Model) -> Latent:
+        return self.encode(step.seen)
+
+    def encode(self, seen: Seen) -> Latent:
+        x, ok, t = seen.x, seen.ok, 0
+        if self.within is not None:
+            pairs = self.within(seen)
+            ok = pairs if ok is None else pairs & ok[:, None]
+        if self.prefix is not None:
+            t = self.prefix.shape[0]
+            x = torch.cat([self.prefix.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)  # R t+K D
+            # Prefix tokens see, and are seen by, everything real.
+            ok = ok if ok is None else nn.functional.pad(ok, (t, 0) if ok.ndim == 2 else (t, 0, t, 0), value=True)
+        layers = [x]
+        for block in self.blocks:
+            x = block(x, ok)
+            layers.append(x)
+        x = self.norm(x)
+        layers[-1] = x
+        prefix = x[:, :t] if t else None
+        return Latent(x[:, t:], seen.pos, seen.ok, seen.kind, prefix, tuple(layers) if self.layers else None)
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        return {"prefix": {"weight_decay": 0.0}}

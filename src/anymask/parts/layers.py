@@ -1,0 +1,325 @@
+"""Transformer layers: everything a masked encoder or decoder is stacked from. torch only.
+
+Attribute names are timm's (`norm1`, `attn.qkv`, `mlp.fc1`, ...), so that its ViT weights load without a rename.
+
+    Linear, LayerNorm            drop-in replacements of torch's, same parameters
+    attend                       softmax attention that stays finite when a row has nothing to attend to
+    Attention, CrossAttention    fused projections around `attend`
+    Mlp, LayerScale, DropPath
+    Block, CrossBlock            pre-norm residual blocks
+    init_weights                 the initialisation of MAE (He et al., arXiv:2111.06377)
+
+Masks are positive everywhere: `ok` is True where a token is real and may be attended to.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cpu import onednn_beats_mkl
+
+__all__ = [
+    "Attention",
+    "Block",
+    "CrossAttention",
+    "CrossBlock",
+    "DropPath",
+    "LayerNorm",
+    "LayerScale",
+    "Linear",
+    "Mlp",
+    "attend",
+    "init_weights",
+    "linear",
+]
+
+_USE_CONV = onednn_beats_mkl()
+# Below this many multiply-adds the fixed cost of a call outweighs the faster kernel.
+_CONV_MIN_WEIGHT = 64 * 64
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias` over the last axis: x (..., K), weight (M, K), bias (M,) -> (..., M).
+
+    In float32 on a CPU where oneDNN multiplies faster than MKL, the product runs as a 1x1 convolution over a
+    channels-last view of `x` (R rows are R pixels of one image): torch hands convolutions to oneDNN and fp32 matrix
+    products to MKL. No copy is made, and the arithmetic is plain float32 either way. Everywhere else this is
+    `F.linear`.
+    """
+    if (
+        _USE_CONV
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and weight.numel() >= _CONV_MIN_WEIGHT
+        and x.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.enabled
+    ):
+        # R rows as an image one pixel high: oneDNN's weight gradient is up to 1.5 times slower on one pixel wide.
+        image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, K, 1, R), K innermost in memory
+        out = F.conv2d(image, weight[:, :, None, None], bias)  # (1, M, 1, R), M innermost
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` through `linear`: (..., in_features) -> (..., out_features). Same parameters and state_dict."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation with float32 statistics that returns its input's dtype: (..., D) -> (..., D).
+
+    The parameters stay float32 for bfloat16 inputs.
+    """
+
+    def __init__(self, width: int, *, eps: float = 1e-6) -> None:
+        super().__init__(width, eps=eps)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type == "cpu" or input.dtype == self.weight.dtype:
+            # The CPU kernel takes bfloat16 inputs with float32 parameters and accumulates in float32.
+            return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps).to(input.dtype)
+        out = F.layer_norm(input.float(), self.normalized_shape, self.weight, self.bias, self.eps)
+        return out.to(input.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Softmax attention: q (B, H, Nq, d), k and v (B, H, Nk, d) -> (B, H, Nq, d).
+
+    mask: None, (B, Nk) or (B, Nq, Nk), boolean, True where a key may be attended to. A query that may attend to
+    nothing gets zeros, and passes no gradient.
+    """
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"attention mask must be boolean (True = may be attended to), not {mask.dtype}")
+    ok = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]  # B 1 (1|Nq) Nk
+    some = ok.any(dim=-1, keepdim=True)  # B 1 (1|Nq) 1
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=ok | ~some, dropout_p=dropout)
+    return out * some.to(out.dtype)
+
+
+def _heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """(B, N, parts * D) -> `parts` tensors (B, heads, N, D / heads), all views."""
+    B, N, _ = x.shape
+    return x.view(B, N, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _merge(x: Tensor) -> Tensor:
+    """(B, heads, N, d) -> (B, N, heads * d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one `qkv` projection of shape (3D, D), as in timm."""
+
+    def __init__(self, width: int, heads: int, *, qkv_bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        _check_heads(width, heads)
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = Linear(width, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        queries: slice | None = None,
+    ) -> Tensor:
+        """x (B, N, D) -> (B, N, D), or (B, M, D) for the M tokens that `queries` selects.
+
+        mask: (B, N) or (B, N, N), True where a token may be attended to; with `context` (B, C, D), keys and values
+        come from it and the mask is (B, C) or (B, N, C). `queries` always selects rows of the mask together with
+        the tokens.
+        """
+        if context is None and queries is None:
+            q, k, v = _heads(self.qkv(x), 3, self.heads)
+        else:
+            D = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            kv = linear(x if context is None else context, weight[D:], None if bias is None else bias[D:])
+            k, v = _heads(kv, 2, self.heads)
+            if queries is not None:
+                x = x[:, queries]
+                mask = mask[:, queries] if mask is not None and mask.dim() == 3 else mask
+            (q,) = _heads(linear(x, weight[:D], None if bias is None else bias[:D]), 1, self.heads)
+        return self.proj(_merge(attend(q, k, v, mask, self.dropout if self.training else 0.0)))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from tokens to a context of another width: `q` (D, D), `kv` (2D, C), `proj` (D, D)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int | None = None,
+        qkv_bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_heads(width, heads)
+        self.heads = heads
+        self.dropout = dropout
+        self.q = Linear(width, width, bias=qkv_bias)
+        self.kv = Linear(context_width or width, 2 * width, bias=qkv_bias)
+        self.proj = Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, D), context (B, M, C), mask (B, M) or (B, N, M), True = may be attended to -> (B, N, D)."""
+        (q,) = _heads(self.q(x), 1, self.heads)
+        k, v = _heads(self.kv(context), 2, self.heads)
+        return self.proj(_merge(attend(q, k, v, mask, self.dropout if self.training else 0.0)))
+
+
+class Mlp(nn.Module):
+    """Two linear layers around an activation (default: exact, erf-based GELU): (..., D) -> (..., D)."""
+
+    def __init__(self, width: int, hidden: int, *, act: nn.Module | None = None) -> None:
+        super().__init__()
+        self.fc1 = Linear(width, hidden)
+        self.act = nn.GELU() if act is None else act
+        self.fc2 = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    """Learned scale per channel, started small (Touvron et al., arXiv:2103.17239): (..., D) -> (..., D)."""
+
+    def __init__(self, width: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma.to(x.dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., arXiv:1603.09382): zeroes whole samples of a residual branch in training.
+
+    The surviving samples are divided by the survival rate, so that the expectation stays.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop_path is a probability below 1, not {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1.0 - self.rate)
+        return x * keep.div_(1.0 - self.rate)
+
+
+def _branch_end(width: int, layer_scale: float | None) -> nn.Module:
+    return nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: x + attn(norm1(x)), then x + mlp(norm2(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width, eps=norm_eps)
+        self.attn = Attention(width, heads, qkv_bias=qkv_bias)
+        self.ls1 = _branch_end(width, layer_scale)
+        self.norm2 = LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.ls2 = _branch_end(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, queries: slice | None = None) -> Tensor:
+        """x (B, N, D) -> (B, N, D); with `queries`, only the outputs of the tokens that it selects.
+
+        Equal to slicing the full output, without computing the rest: for a decoder's last block.
+        """
+        y = self.attn(self.norm1(x), mask, queries=queries)
+        x = x if queries is None else x[:, queries]
+        x = x + self.drop_path(self.ls1(y))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm block that reads a context: optional self-attention, cross-attention, MLP.
+
+    The context is read as it is: normalise it once before the blocks, not once in each. Used by CrossMAE
+    (arXiv:2401.14391) without, by a classical decoder with `self_attention`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        context_width: int | None = None,
+        self_attention: bool = False,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if self_attention:
+            self.norm0 = LayerNorm(width, eps=norm_eps)
+            self.attn = Attention(width, heads, qkv_bias=qkv_bias)
+            self.ls0 = _branch_end(width, layer_scale)
+        self.self_attention = self_attention
+        self.norm1 = LayerNorm(width, eps=norm_eps)
+        self.cross = CrossAttention(width, heads, context_width=context_width, qkv_bias=qkv_bias)
+        self.ls1 = _branch_end(width, layer_scale)
+        self.norm2 = LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.ls2 = _branch_end(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: Tensor, context: Tensor, mask: Tensor | None = None, self_mask: Tensor | None = None
+    ) -> Tensor:
+        """x (B, N, D), context (B, M, C), mask (B, M) or (B, N, M) of the context, self_mask (B, N) -> (B, N, D)."""
+        if self.self_attention:
+            x = x + self.drop_path(self.ls0(self.attn(self.norm0(x), self_mask)))
+        x = x + self.drop_path(self.ls1(self.cross(self.norm1(x), context, mask)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialise a module and everything in it as MAE does: linear weights Xavier uniform, biases 0, norms 1 and 0.
+
+    `qkv` and `kv` count as one matrix each. Other parameters are left alone.
+    """
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.xavier_uniform_(m.weight)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.LayerNorm):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)

@@ -1,0 +1,124 @@
+"""Masks: a score for each token; `split` ranks them. A mask part is asked for a `Mask` and knows how many hidden tokens
+the corruption lets into the encoder (`model.corruption.keep`)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from anymask import keyed
+from anymask.engine import Mask, Model, Part, Step, Tokens, split
+from anymask.parts.tokenizers import grid_index
+from anymask.recipe import RecipeError
+
+
+class Scored(Part):
+    """A mask by scores: a subclass says `score(step)` -> (B, N), lowest visible.
+
+    Args:
+        ratio: share of a sample's tokens that is hidden.
+        ask: share of the hidden tokens that is predicted; None = every token is, visible ones too.
+    """
+
+    def __init__(self, model: Model, *, ratio: float, ask: float | None = 1.0):
+        super().__init__(model)
+        if not 0.0 < ratio < 1.0:
+            raise RecipeError(f"the mask ratio is the hidden share, above 0 and below 1, not {ratio} (--set mask.ratio=...)")
+        if ask is not None and not 0.0 < ask <= 1.0:
+            raise RecipeError(f"mask.ask is a share of the hidden tokens, above 0 and at most 1, not {ask}")
+        self.ratio, self.ask = float(ratio), None if ask is None else float(ask)
+
+    def score(self, step: Step, model: Model) -> Tensor:
+        raise NotImplementedError
+
+    def visible(self, tokens: Tokens) -> float | int:
+        """Share or number of visible tokens."""
+        return 1.0 - self.ratio
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        return split(
+            self.score(step, model),
+            self.visible(step.tokens),
+            keep=model.corruption.keep,
+            ask=self.ask,
+            valid=step.tokens.valid,
+        )
+
+
+class Random(Scored):
+    """Tokens drawn uniformly (MAE, arXiv:2111.06377, section 3), or whole square units of them (SimMIM,
+    arXiv:2111.09886, section 3.2).
+
+    Args:
+        ratio, ask: see `Scored`.
+        unit: tokens along each axis of a grid that are hidden or shown together.
+    """
+
+    def __init__(self, model: Model, *, ratio: float = 0.75, unit: int = 1, ask: float | None = 1.0):
+        super().__init__(model, ratio=ratio, ask=ask)
+        if unit < 1:
+            raise RecipeError(f"mask.unit counts tokens, at least 1, not {unit}")
+        grid = getattr(model.tokenizer, "grid", None)
+        if unit > 1 and grid is not None and unit >= max(grid):
+            raise RecipeError(f"mask units of {unit} tokens hide a whole grid of {grid}; --set mask.unit={max(1, max(grid) // 3)}")
+        self.unit = unit
+
+    def visible(self, tokens: Tokens) -> float | int:
+        if self.unit == 1 or tokens.valid is not None or any(n % self.unit for n in tokens.grid or (1,)):
+            return 1.0 - self.ratio
+        area = self.unit ** len(tokens.grid)  # whole units, so that none is cut in two
+        return max(1, int(math.prod(tokens.grid) // area * (1.0 - self.ratio) + 1e-4)) * area
+
+    def score(self, step: Step, model: Model) -> Tensor:
+        tokens, key = step.tokens, step.sample["key"]
+        if self.unit == 1:
+            return keyed.uniform(key, tokens.shape[1])
+        if tokens.grid is None:
+            raise RecipeError("mask units need tokens on a grid; use mask.unit=1")
+        cell = (grid_index(tokens.grid, key.device) // self.unit).long()  # N P
+        name = cell[:, 0]
+        for axis in range(1, cell.shape[1]):
+            name = name * tokens.grid[axis] + cell[:, axis]
+        return keyed.uniform(key, name)
+
+
+class Block(Scored):
+    """Rectangles of random size, shape and place until the share is reached (BEiT, arXiv:2106.08254, section 2.2 and
+    algorithm 1), for two-dimensional grids. Each sample hides exactly the same number of tokens: the tokens of the last
+    rectangle that exceed it stay visible.
+
+    Args:
+        ratio, ask: see `Scored`.
+        smallest: tokens of a rectangle at least, as a share of the grid (BEiT: 16 of 196).
+        aspect: most elongated shape, height to width or the inverse.
+    """
+
+    rectangles = 64  # drawn for each sample; those after the share is reached are not used
+
+    def __init__(
+        self, model: Model, *, ratio: float = 0.4, ask: float | None = 1.0, smallest: float = 16 / 196, aspect: float = 1 / 0.3
+    ):
+        super().__init__(model, ratio=ratio, ask=ask)
+        self.smallest, self.aspect = smallest, aspect
+
+    def score(self, step: Step, model: Model) -> Tensor:
+        grid, key = step.tokens.grid, step.sample["key"]
+        if grid is None or len(grid) != 2:
+            raise RecipeError("block masks need tokens on a two-dimensional grid; use P(Random)")
+        u = keyed.uniform(key, 4 * self.rectangles).unflatten(1, (self.rectangles, 4, 1))  # B L 4 1
+        n = grid[0] * grid[1]
+        low = min(max(self.smallest, 1 / n), self.ratio)
+        area = n * (low + u[:, :, 0] * (self.ratio - low))
+        shape = torch.exp((2 * u[:, :, 1] - 1) * math.log(self.aspect))
+        rows = (area * shape).sqrt().round().clamp(1, grid[0])
+        columns = (area / shape).sqrt().round().clamp(1, grid[1])
+        top = (u[:, :, 2] * (grid[0] - rows + 1)).floor()
+        left = (u[:, :, 3] * (grid[1] - columns + 1)).floor()
+        place = grid_index(grid, key.device)
+        r, c = place[:, 0], place[:, 1]
+        inside = (r >= top) & (r < top + rows) & (c >= left) & (c < left + columns)  # B L N
+        order = torch.arange(self.rectangles, 0, -1, device=key.device)[:, None]
+        # The earliest rectangle that covers a token ranks it; uncovered tokens rank lowest, in random order.
+        return (inside * order).amax(1) + keyed.uniform(key, n, salt=1)

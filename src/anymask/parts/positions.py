@@ -1,0 +1,68 @@
+"""Positions: tokens -> (B or 1, N, width), added to what they belong to. Built by `model.positions(width)`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anymask.engine import Model, Tokens
+from anymask.recipe import RecipeError
+
+
+class SinCos(nn.Module):
+    """Sines and cosines of the coordinates, an equal share of the width for each axis (Vaswani et al. 2017,
+    arXiv:1706.03762, section 3.5; in two dimensions as MAE, arXiv:2111.06377). For any grid, and off the grid.
+
+    As in MAE, the *last* axis (columns) comes first, each axis as all its sines and then all its cosines.
+    """
+
+    def __init__(self, model: Model, *, width: int):
+        super().__init__()
+        pitch = model.tokenizer.pitch
+        if width % (2 * len(pitch)):
+            raise RecipeError(f"sin-cos positions in {len(pitch)} axes need a width that {2 * len(pitch)} divides, not {width}")
+        share = width // len(pitch)
+        rates = 10000.0 ** (-torch.arange(share // 2, dtype=torch.float64) / (share / 2))
+        self.register_buffer("rates", rates, persistent=False)
+        self.register_buffer("pitch", torch.tensor(pitch), persistent=False)
+
+    rates: Tensor
+    pitch: Tensor
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        place = (tokens.pos / self.pitch - 0.5).flip(-1)  # B N P, in tokens
+        angle = place[..., None].double() * self.rates  # B N P share/2
+        return torch.cat([angle.sin(), angle.cos()], -1).flatten(2).float()
+
+
+class Table(nn.Module):
+    """One vector for each cell of a grid; other grids interpolate it (bicubic, as ViT and its Hugging Face port).
+
+    Args:
+        grid: of the table; None = of a training sample.
+        learned: trained (started normal, spread 0.02), or fixed at MAE's sin-cos values (or at weights loaded into it).
+    """
+
+    def __init__(self, model: Model, *, width: int, grid: tuple[int, ...] | None = None, learned: bool = True):
+        super().__init__()
+        self.grid = tuple(grid or model.tokenizer.grid)
+        if learned:
+            start = nn.init.trunc_normal_(torch.empty(1, math.prod(self.grid), width), std=0.02)
+        else:
+            axes = [torch.arange(n) + 0.5 for n in self.grid]
+            cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, len(axes))
+            fixed = SinCos(model, width=width)
+            start = fixed(Tokens({}, cells * fixed.pitch))
+        self.table = nn.Parameter(start, requires_grad=learned)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        if tokens.grid == self.grid:
+            return self.table
+        if tokens.grid is None or len(tokens.grid) != 2 or len(self.grid) != 2:
+            raise RecipeError("a table of positions serves grids of its own shape, or two-dimensional ones; use SinCos")
+        table = self.table.transpose(1, 2).unflatten(2, self.grid)  # 1 D h w
+        table = F.interpolate(table, size=tokens.grid, mode="bicubic", align_corners=False)
+        return table.flatten(2).transpose(1, 2)

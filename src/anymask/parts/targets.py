@@ -1,0 +1,93 @@
+"""Targets: what is predicted at the asked tokens. `heads` says how wide each prediction is, `forward` gives the goals."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anymask.engine import Head, Model, Part, Step, take
+
+
+class Pixels(Part):
+    """The content of the asked tokens of one stream, in standardised units: (Q, M, D).
+
+    Args:
+        normalise: each token by its own mean and spread (MAE, arXiv:2111.06377, section 4.1).
+        stream: None = the tokenizer's only one.
+    """
+
+    def __init__(self, model: Model, *, normalise: bool = True, stream: str | None = None):
+        super().__init__(model)
+        self.stream = stream or next(iter(model.tokenizer.streams))
+        self.normalise = normalise
+        self.heads = {"pixels": Head(model.tokenizer.streams[self.stream])}
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        x = take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float()
+        if self.normalise:
+            mean, spread = moments(x)
+            x = (x - mean) / spread
+        return {"pixels": x}
+
+    def content(self, step: Step) -> Tensor:
+        """Predictions in the units of the tokens' content: (Q, M, D). With `normalise`, a prediction says nothing of a
+        token's own mean and spread; they are borrowed from the true content."""
+        pred = step.pred["pixels"].float()
+        if not self.normalise:
+            return pred
+        mean, spread = moments(take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float())
+        return pred * spread + mean
+
+    @property
+    def borrows(self) -> str | None:
+        """What `content` takes from the truth, in words; None = nothing."""
+        return "each hidden patch borrows the mean and spread of the true patch" if self.normalise else None
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread over the last axis, kept; as MAE, unbiased and with 1e-6 added to the variance."""
+    return x.mean(-1, keepdim=True), (x.var(-1, keepdim=True) + 1e-6).sqrt()
+
+
+class Hog(Part):
+    """Histograms of oriented gradients (Dalal & Triggs 2005) of the asked patches, cells of one patch side by side
+    (MaskFeat, arXiv:2112.09133, section 3.2): (Q, M, C * cells * cells * bins).
+
+    Gradients are central differences, of the whole image with its edges repeated; a pixel votes for the bin of its
+    orientation, opposite directions being one, with its magnitude.
+
+    Args:
+        bins: orientations.
+        cells: cells along each side of a patch (16-pixel patches, 8-pixel cells: 2).
+        normalise: each cell's histogram to length 1.
+    """
+
+    def __init__(self, model: Model, *, bins: int = 9, cells: int = 2, normalise: bool = True):
+        super().__init__(model)
+        tokenizer = model.tokenizer
+        if tokenizer.patch % cells:
+            raise ValueError(f"{cells} HOG cells a side do not fit patches of {tokenizer.patch} pixels")
+        self.bins, self.cells, self.normalise = bins, cells, normalise
+        self.heads = {"hog": Head(tokenizer.channels * cells * cells * bins)}
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        tokenizer, tokens = model.tokenizer, step.tokens
+        images = tokenizer.images(tokens.x[tokenizer.field].float(), tokens.grid)
+        hog = self.histograms(images, tokenizer.patch // self.cells)  # B C bins h w
+        hog = hog.unflatten(4, (-1, self.cells)).unflatten(3, (-1, self.cells))  # B C bins h c w c
+        hog = hog.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).flatten(1, 2)  # B N C*bins*c*c
+        return {"hog": take(hog, step.mask.ask, step.mask.ask_of)}
+
+    def histograms(self, images: Tensor, cell: int) -> Tensor:
+        """(B, C, H, W) -> (B, C, bins, H / cell, W / cell)."""
+        padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+        dx = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+        dy = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+        angle = torch.atan2(dy, dx) / math.pi * self.bins  # half a turn spans all bins: opposite gradients share one
+        votes = F.one_hot(angle.floor().long() % self.bins, self.bins) * (dx.square() + dy.square()).sqrt()[..., None]
+        votes = votes.permute(0, 1, 4, 2, 3).flatten(0, 1)
+        hog = F.avg_pool2d(votes, cell).unflatten(0, images.shape[:2])
+        return F.normalize(hog, dim=2) if self.normalise else hog

@@ -1,0 +1,89 @@
+"""Tokenizers: raw fields of a sample to tokens. `streams` says how wide each stream is; `grid` how many tokens a training
+sample has along each axis; `pitch` how far apart they are, in the units of `pos`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from anymask.engine import Model, Part, Sample, Tokens
+from anymask.recipe import RecipeError
+
+
+def default_patch(height: int, width: int) -> int:
+    """Pixels a patch is wide by default: 2 up to 16 pixels (short side), 4 up to 64, 8 up to 128, else the papers' 16."""
+    side = min(height, width)
+    return 2 if side <= 16 else 4 if side <= 64 else 8 if side <= 128 else 16
+
+
+class Patches(Part):
+    """Images to square patches.
+
+    (B, C, H, W) in raw units -> stream `image` (B, N, patch * patch * C), standardised with the mean and spread of each
+    channel that the schema holds; within a patch rows first, then columns, then channels. `pos` is the centre of a patch
+    in pixels (row, column). With `extent` (B, 2) in the sample, patches that start outside it are not valid.
+
+    Args:
+        patch: pixels; None = `default_patch` of the schema's size.
+        field: of the schema.
+    """
+
+    def __init__(self, model: Model, *, patch: int | None = None, field: str = "image"):
+        super().__init__(model)
+        image = model.schema.fields[field]
+        self.field, self.channels = field, image.shape[0]
+        height, width = image.shape[1:]
+        if patch is not None and (patch < 1 or height % patch or width % patch):
+            fits = [p for p in range(2, min(height, width) + 1) if height % p == 0 and width % p == 0]
+            raise RecipeError(
+                f"patches of {patch} pixels do not fit images of {height} x {width}; "
+                f"patches that fit: {', '.join(map(str, fits[:8])) or 'none'} (--set tokenizer.patch=...)"
+            )
+        self.patch = patch or default_patch(height, width)
+        if min(height, width) < 2 * self.patch:
+            raise RecipeError(f"images of {height} x {width} are too small for patches of {self.patch} pixels")
+        self.streams = {field: self.patch * self.patch * self.channels}
+        self.grid = (height // self.patch, width // self.patch)
+        self.pitch = (float(self.patch), float(self.patch))
+        scale = torch.tensor(image.std, dtype=torch.float32)
+        self.register_buffer("mean", torch.tensor(image.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", scale, persistent=False)
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(H, W) of a training sample in pixels: whole patches."""
+        return self.grid[0] * self.patch, self.grid[1] * self.patch
+
+    def forward(self, sample: Sample) -> Tokens:
+        image = sample[self.field]
+        h, w = image.shape[2] // self.patch, image.shape[3] // self.patch
+        if h * self.patch != image.shape[2] or w * self.patch != image.shape[3]:
+            raise ValueError(f"images of {tuple(image.shape[2:])} pixels are not whole patches of {self.patch}")
+        x = (image.float() - self.mean[:, None, None]) / self.std[:, None, None]
+        x = x.unflatten(2, (h, self.patch)).unflatten(4, (w, self.patch))  # B C h p w p
+        x = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # B hw ppC
+        pos = (grid_index((h, w), x.device) + 0.5) * self.patch
+        valid = None
+        if "extent" in sample:
+            valid = (pos - 0.5 * self.patch < sample["extent"][:, None]).all(-1)  # B N
+        return Tokens({self.field: x}, pos[None], valid, grid=(h, w))
+
+    def images(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Standardised patches (B, N, patch * patch * C) back to standardised images (B, C, H, W)."""
+        x = x.unflatten(1, grid).unflatten(3, (self.patch, self.patch, self.channels))  # B h w p p C
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(2, 3).flatten(3)
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Standardised images (B, C, H, W) back to the units of the data."""
+        return images * self.std[:, None, None] + self.mean[:, None, None]
+
+
+def grid_index(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
+    """(N, P) float index of each cell of a grid along each axis, last axis fastest."""
+    axes = [torch.arange(n, device=device, dtype=torch.float32) for n in grid]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(math.prod(grid), len(grid))

@@ -1,0 +1,404 @@
+"""Recipes: a published system as its difference from another one.
+
+A recipe is a set of named stages. Each stage is a `P`, a part with arguments that waits for the model it belongs to.
+`but` makes a changed copy, `diff` and `show` print, `build` makes the model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import pkgutil
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from anymask.engine import Model
+
+USER_MODULE = "anymask_user_"  # prefix of the modules that `--recipe ./mine.py` loads
+
+
+class RecipeError(ValueError):
+    """A recipe that does not exist or does not fit together; the message names the mend."""
+
+
+class P:
+    """A part and its arguments, not yet built: `P(Random, ratio=0.75)`. Positional arguments become keywords.
+
+    Raises:
+        RecipeError: an argument that the part does not take; names the nearest one.
+    """
+
+    def __init__(self, part: Callable[..., Any], /, *args: Any, **kwargs: Any):
+        names = [p for p in _parameters(part) if p not in ("self", "model")]
+        unknown = [name for name in kwargs if name not in names]
+        if unknown:
+            raise RecipeError(f"{part.__qualname__} takes no argument {unknown[0]!r}{_nearest(unknown[0], names)}")
+        if len(args) > len(names):
+            raise RecipeError(f"{part.__qualname__} takes {len(names)} arguments ({', '.join(names)}), got {len(args)}")
+        self.part = part
+        self.args: dict[str, Any] = dict(zip(names, args)) | kwargs
+
+    def __call__(self, model: Any = None, **more: Any) -> Any:
+        """Builds the part. `model` goes to parts that take one; `more` is what only the caller knows."""
+        args = {name: _resolve(value, model) for name, value in self.args.items()} | more
+        return self.part(model, **args) if "model" in _parameters(self.part) else self.part(**args)
+
+    def but(self, **changes: Any) -> P:
+        """A copy with changed arguments."""
+        return P(self.part, **{**self.args, **changes})
+
+    def defaults(self) -> dict[str, Any]:
+        """All arguments with the values they have, given or default; those without either are left out."""
+        found = {name: p.default for name, p in _parameters(self.part).items() if p.default is not p.empty}
+        found.pop("model", None)
+        return found | self.args
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, P) and (self.part, self.args) == (other.part, other.args)
+
+    def __hash__(self) -> int:
+        return hash((self.part, tuple(self.args)))
+
+    def __repr__(self) -> str:
+        return f"{self.part.__qualname__}({', '.join(f'{k}={_brief(v)}' for k, v in self.args.items())})"
+
+
+@dataclass(frozen=True)
+class FromStage:
+    """An argument that stands for the model of an earlier stage of the same recipe."""
+
+    name: str
+
+
+def _resolve(value: Any, model: Any) -> Any:
+    if isinstance(value, FromStage):
+        if value.name not in model.earlier:
+            raise RecipeError(f"no earlier stage {value.name!r} has been run (there is: {', '.join(model.earlier)})")
+        return model.earlier[value.name]
+    return value
+
+
+class Size(NamedTuple):
+    """Widths and depths of encoder and decoder."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+
+
+SIZES = {
+    "nano": Size(96, 4, 4, 96, 2, 4),  # toy-sized data: digits, small tables
+    "tiny": Size(192, 12, 3, 192, 4, 3),
+    "small": Size(384, 12, 6, 512, 8, 16),
+    "base": Size(768, 12, 12, 512, 8, 16),
+    "large": Size(1024, 24, 16, 512, 8, 16),
+    "huge": Size(1280, 32, 16, 512, 8, 16),
+}
+
+MODEL_STAGES = ("tokenizer", "mask", "corruption", "stem", "positions", "encoder", "decoder", "target", "loss", "extras")
+STAGES = (*MODEL_STAGES, "augment", "optimiser", "schedule", "stages")
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A published system: its stages, and where it comes from."""
+
+    stages: dict[str, Any] = field(default_factory=dict)
+    slug: str = ""
+    name: str = ""
+    paper: str = ""
+    family: str = ""
+    doc: str = ""
+    parent: Recipe | None = None
+    module: str = ""
+
+    def __getattr__(self, stage: str) -> Any:
+        if stage in STAGES:
+            return self.stages.get(stage)
+        raise AttributeError(f"a recipe has no {stage!r}{_nearest(stage, STAGES)}")
+
+    def but(self, changes: Mapping[str, Any] | None = None, /, **stages: Any) -> Recipe:
+        """A changed copy. A stage is replaced by a part (`mask=P(Random, ratio=0.6)`), or some of its arguments are
+        (`mask=dict(ratio=0.6)`, or `{"mask.ratio": 0.6}`).
+
+        Raises:
+            RecipeError: unknown stage or argument; names the nearest one.
+        """
+        new = dict(self.stages)
+        for path, value in {**(changes or {}), **stages}.items():
+            stage, *rest = path.split(".")
+            if stage not in STAGES:
+                raise RecipeError(f"a recipe has no stage {stage!r}{_nearest(stage, STAGES)}")
+            if rest:
+                new[stage] = _change(new.get(stage), stage, rest, value)
+            elif isinstance(value, dict) and isinstance(new.get(stage), P):
+                for argument, part in value.items():
+                    new[stage] = _change(new[stage], stage, [argument], part)
+            else:
+                new[stage] = value
+        return replace(self, stages=new)
+
+    @property
+    def claim(self) -> Any:
+        """The recipe's claim: `claim` in its file."""
+        return getattr(sys.modules.get(self.module), "claim", None)
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().split("\n")[0]
+
+    def build(self, schema: Any, size: Size | str, *, earlier: Mapping[str, Model] | None = None) -> Model:
+        """The model, for data of `schema`, with fresh weights from torch's global generator."""
+        missing = [s for s in MODEL_STAGES if s not in self.stages and s != "extras"]
+        if missing:
+            raise RecipeError(f"recipe {self.slug!r} lacks the stage {missing[0]!r}; give it a parent or that stage")
+        size = SIZES[size] if isinstance(size, str) else size
+        return Model(self.stages, schema=schema, size=size, earlier=earlier)
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved recipe as plain data, defaults included; `from_json` reads it back."""
+        stages = {s: _to_json(self.stages[s], f"{self.slug}.{s}") for s in STAGES if self.stages.get(s)}
+        about = {k: getattr(self, k) for k in ("slug", "name", "paper", "family", "doc", "module")}
+        return {**about, "parent": self.parent.slug if self.parent else None, "stages": stages}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """A recipe from `to_json`. Parts are looked up in anymask and in files loaded with `find`; nothing else is
+        imported."""
+        about = {k: data[k] for k in ("slug", "name", "paper", "family", "doc", "module")}
+        stages = {stage: _from_json(value) for stage, value in data["stages"].items()}
+        if not about["module"].startswith(USER_MODULE):
+            importlib.import_module(about["module"]) if about["module"].startswith("anymask.") else None
+        return cls(stages=stages, parent=find(data["parent"]) if data.get("parent") else None, **about)
+
+
+def recipe(
+    *, paper: str = "", name: str = "", parent: Recipe | None = None, slug: str = ""
+) -> Callable[[Callable[[Recipe], Recipe]], Recipe]:
+    """Decorator of a function that takes the parent recipe and returns the changed one. Its docstring is the recipe's:
+    one line of what differs, then how to run it, cost, expected figure, and what is not reproduced."""
+
+    def wrap(change: Callable[[Recipe], Recipe]) -> Recipe:
+        made = change(parent or Recipe())
+        found = slug or change.__name__.replace("_", "-")
+        family = change.__module__.rpartition(".")[0].rpartition(".")[2]
+        about = dict(slug=found, name=name or found, paper=paper, doc=inspect.getdoc(change) or "")
+        return replace(made, parent=parent, family=family, module=change.__module__, **about)
+
+    return wrap
+
+
+# Finding recipes.
+
+
+def catalogue() -> Iterator[str]:
+    """Slugs of all recipes: files under anymask/recipes, then entry points of the group `anymask.recipes`."""
+    yield from sorted(_files())
+    yield from sorted(entry.name for entry in importlib.metadata.entry_points(group="anymask.recipes"))
+
+
+def find(name: str | Recipe) -> Recipe:
+    """A recipe by slug ('mae'), or from a user's file ('./mine.py', or './mine.py:name' if it holds several).
+
+    Raises:
+        RecipeError: there is none; names the nearest.
+    """
+    if isinstance(name, Recipe):
+        return name
+    path, _, inner = name.partition(".py:")
+    if inner or name.endswith(".py"):
+        return _load_file(Path(path + ".py" if inner else name).expanduser(), inner)
+    files = _files()
+    if name in files:
+        return _only(importlib.import_module(files[name]), name)
+    for entry in importlib.metadata.entry_points(group="anymask.recipes"):
+        if entry.name == name:
+            return entry.load()
+    known = list(catalogue())
+    raise RecipeError(f"no recipe {name!r}{_nearest(name, known)}; `anymask recipes` lists all, ./file.py loads your own")
+
+
+def _files() -> dict[str, str]:
+    package = importlib.import_module("anymask.recipes")
+    found = {}
+    for family in pkgutil.iter_modules(package.__path__, "anymask.recipes."):
+        folder = importlib.import_module(family.name) if family.ispkg else None
+        for module in pkgutil.iter_modules(folder.__path__, family.name + ".") if folder else ():
+            found[module.name.rpartition(".")[2].replace("_", "-")] = module.name
+    return found
+
+
+def _only(module: types.ModuleType, wanted: str = "") -> Recipe:
+    own = {r.slug: r for r in vars(module).values() if isinstance(r, Recipe) and r.module == module.__name__}
+    if wanted in own:
+        return own[wanted]
+    if len(own) == 1 and not wanted:
+        return next(iter(own.values()))
+    where = module.__file__
+    if not own:
+        raise RecipeError(f"{where} defines no recipe: decorate a function with @anymask.recipe.recipe(...)")
+    raise RecipeError(f"{where} defines {', '.join(own)}; say which, as in {where}:{next(iter(own))}")
+
+
+def _load_file(path: Path, wanted: str) -> Recipe:
+    if not path.is_file():
+        raise RecipeError(f"no file {path}; `anymask new NAME --parent mae` writes one to start from")
+    name = USER_MODULE + path.stem
+    if name in sys.modules and Path(sys.modules[name].__file__ or "").resolve() == path.resolve():
+        return _only(sys.modules[name], wanted)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return _only(module, wanted)
+
+
+# Printing and comparing.
+
+
+def flatten(recipe: Recipe) -> dict[str, str]:
+    """Path ('mask.ratio') -> value as text, in stage order, defaults included."""
+    rows: dict[str, str] = {}
+    for stage in STAGES:
+        if recipe.stages.get(stage):
+            _flatten(stage, recipe.stages[stage], rows)
+    return rows
+
+
+def diff(a: Recipe, b: Recipe) -> list[tuple[str, str, str]]:
+    """(path, value in a, value in b) of everything that differs; '-' where one has nothing there."""
+    left, right = flatten(a), flatten(b)
+    paths = list(left) + [path for path in right if path not in left]
+    rows = [(path, left.get(path, "-"), right.get(path, "-")) for path in paths]
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _flatten(path: str, value: Any, rows: dict[str, str]) -> None:
+    if isinstance(value, P):
+        rows[path] = value.part.__qualname__
+        for name, argument in value.defaults().items():
+            _flatten(f"{path}.{name}", argument, rows)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            _flatten(f"{path}.{name}", item, rows)
+    elif isinstance(value, (tuple, list)) and any(isinstance(v, (P, Recipe)) for v in value):
+        for i, item in enumerate(value):
+            _flatten(f"{path}.{i}", item, rows)
+    elif isinstance(value, Recipe):
+        rows[path] = value.slug
+        rows.update({f"{path}.{p}": text for p, text in flatten(value).items()})
+    else:
+        rows[path] = _brief(value)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, (type, types.FunctionType)):
+        return value.__qualname__
+    return value if isinstance(value, str) else repr(value)
+
+
+# Changing one argument, and plain data in and out.
+
+
+def _change(part: Any, stage: str, path: list[str], value: Any) -> Any:
+    if isinstance(part, (tuple, list)) and path[0].isdigit() and int(path[0]) < len(part):
+        items = list(part)
+        items[int(path[0])] = _change(items[int(path[0])], stage, path[1:], value) if path[1:] else value
+        return tuple(items)
+    if not isinstance(part, P):
+        raise RecipeError(f"stage {stage!r} is {_brief(part)}, which has no argument {path[0]!r}")
+    if path[1:]:
+        value = _change(part.defaults().get(path[0]), f"{stage}.{path[0]}", path[1:], value)
+    elif path[0] not in _parameters(part.part):
+        names = [n for n in _parameters(part.part) if n != "model"]
+        raise RecipeError(f"{stage} ({part.part.__qualname__}) takes no argument {path[0]!r}{_nearest(path[0], names)}")
+    return part.but(**{path[0]: value})
+
+
+def _parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    found = inspect.signature(part.__init__ if inspect.isclass(part) else part).parameters  # type: ignore[misc]
+    return {n: p for n, p in found.items() if n != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _nearest(word: str, words: Any) -> str:
+    words = list(words)
+    close = get_close_matches(word, words, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f" (there is: {', '.join(words)})" if words else ""
+
+
+def _to_json(value: Any, where: str) -> Any:
+    if isinstance(value, P):
+        args = {name: _to_json(v, f"{where}.{name}") for name, v in value.defaults().items()}
+        return {"part": _address(value.part, where), "args": args}
+    if isinstance(value, FromStage):
+        return {"from_stage": value.name}
+    if isinstance(value, Recipe):
+        return {"recipe": value.to_json()}
+    if isinstance(value, (type, types.FunctionType)):
+        return {"object": _address(value, where)}
+    if isinstance(value, Mapping):
+        return {"map": {name: _to_json(v, f"{where}.{name}") for name, v in value.items()}}
+    if isinstance(value, (tuple, list)):
+        return [_to_json(v, where) for v in value]
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError:
+        raise RecipeError(f"{where} is {value!r}, which cannot be saved; use a number, text, P or a function") from None
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_from_json(v) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "part" in value:
+        return P(_look_up(value["part"]), **{name: _from_json(v) for name, v in value["args"].items()})
+    if "object" in value:
+        return _look_up(value["object"])
+    if "from_stage" in value:
+        return FromStage(value["from_stage"])
+    if "recipe" in value:
+        return Recipe.from_json(value["recipe"])
+    return {name: _from_json(v) for name, v in value["map"].items()}
+
+
+def _address(thing: Any, where: str) -> str:
+    if "<" in thing.__qualname__:
+        raise RecipeError(f"{where} is {thing.__qualname__}, which cannot be saved; define it at the top of its file")
+    return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def _look_up(address: str) -> Any:
+    module, _, name = address.partition(":")
+    if module.startswith("anymask."):
+        importlib.import_module(module)
+    installed = {entry.module for entry in importlib.metadata.entry_points(group="anymask.recipes")}
+    if not module.startswith(("anymask.", USER_MODULE)) and module not in installed:
+        raise RecipeError(f"this run uses {address}, which is in no recipe file; move it into one and name that file")
+    if module not in sys.modules:
+        file = module.removeprefix(USER_MODULE) + ".py"
+        raise RecipeError(f"this run uses {name} from your own {file}; name that file: --recipe path/to/{file}")
+    found: Any = sys.modules[module]
+    for piece in name.split("."):
+        found = getattr(found, piece, None)
+    if found is None or getattr(found, "__module__", None) != module:
+        raise RecipeError(f"{module} has no {name} any more; this run was made with another version of it")
+    return found

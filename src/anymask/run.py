@@ -1,0 +1,135 @@
+"""Run folders: everything that a training run leaves, readable without unpickling or importing anything.
+
+    run.json              resolved recipe, size, schema, settings (also what `auto` chose), versions, seed
+    model.safetensors     weights of the whole model at the last save
+    encoder.safetensors   tokenizer, stem and encoder alone
+    state.safetensors     the whole training state, to go on from (see train/state.py)
+    metrics.csv, pictures/, stages/<name>/ (a run folder for each earlier stage)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from anymask.data import Schema
+from anymask.engine import Model
+from anymask.recipe import Recipe, Size
+
+FORMAT = 1
+ENCODER_PARTS = ("tokenizer", "stem", "encoder")
+
+
+class RunError(ValueError):
+    """A folder that is no run, or a run that cannot be used so; the message names the mend."""
+
+
+@dataclass
+class Run:
+    """One training run in its folder. `settings` holds every option as resolved, `seed` among them."""
+
+    folder: Path
+    recipe: Recipe
+    size: Size
+    schema: Schema
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """
+        Raises:
+            RunError: there is no run in `folder`, or one of a newer format.
+            RecipeError: the run's recipe is in a file of the user's that has not been loaded (`anymask.recipe.find`).
+        """
+        folder = Path(folder).expanduser()
+        file = folder / "run.json"
+        if not file.is_file():
+            inside = sorted(p.parent.name for p in folder.glob("*/run.json")) if folder.is_dir() else []
+            hint = f"; it holds the runs {', '.join(inside[:5])}" if inside else ""
+            raise RunError(f"{folder} is no run folder (it has no run.json){hint}; `anymask pretrain` makes one")
+        data = json.loads(file.read_text())
+        if data["format"] > FORMAT:
+            raise RunError(f"{folder} was written in format {data['format']}, this anymask reads up to {FORMAT}: upgrade it")
+        return cls(
+            folder=folder,
+            recipe=Recipe.from_json(data["recipe"]),
+            size=Size(**data["size"]),
+            schema=Schema.from_json(json.dumps(data["schema"])),
+            settings=data["settings"],
+            versions=data["versions"],
+        )
+
+    def save(self) -> None:
+        """Write run.json."""
+        data = {
+            "format": FORMAT,
+            "recipe": self.recipe.to_json(),
+            "size": self.size._asdict(),
+            "schema": json.loads(self.schema.to_json()),
+            "settings": self.settings,
+            "versions": self.versions,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "run.json", json.dumps(data, indent=1).encode())
+
+    def model(self, *, trained: bool = True) -> Model:
+        """The model, in evaluation mode, with the weights of the last save, or (`trained=False`) as it was before the
+        first step. An earlier stage's model comes from its own run below this one."""
+        model = self.build()
+        if trained:
+            file = self.folder / "model.safetensors"
+            if not file.is_file():
+                raise RunError(f"{self.folder} has no weights yet: its training ended before the first save; resume it")
+            model.load_state_dict(safetensors.torch.load_file(file))
+        return model.eval()
+
+    def build(self) -> Model:
+        """The model as it is before the first step: its weights depend on the run's seed alone."""
+        stages = [stage.slug for stage in self.recipe.stages.get("stages", ())]
+        earlier = {name: Run.open(self.folder / "stages" / name).model() for name in stages}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.get("seed", 0))
+            return self.recipe.build(self.schema, self.size, earlier=earlier)
+
+    def save_weights(self, model: Model) -> None:
+        """Write model.safetensors and encoder.safetensors.
+
+        Raises:
+            RunError: a weight is not finite; nothing is written then.
+        """
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        bad = [n for n, t in weights.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+        if bad:
+            raise RunError(f"{bad[0]} is not finite in {len(bad)} of {len(weights)} tensors: weights are not written")
+        encoder = {n: t for n, t in weights.items() if n.partition(".")[0] in ENCODER_PARTS}
+        save_tensors(self.folder / "model.safetensors", weights)
+        save_tensors(self.folder / "encoder.safetensors", encoder, {"recipe": self.recipe.slug})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """A safetensors file with text in its header, written atomically."""
+    write_atomically(path, safetensors.torch.save(dict(tensors), metadata={"format": "pt", **(about or {})}))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """All of `data` at `path`, or what was there before: also when the machine stops, or the disk is full."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise OSError(error.errno, f"could not write {path} ({error.strerror}); what was there before is unharmed") from error
