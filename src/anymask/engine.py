@@ -75,8 +75,8 @@ class Latent(NamedTuple):
     ok: Tensor | None = None  # (R, K)
     kind: Tensor | None = None  # (R or 1, K)
     prefix: Tensor | None = None  # (R, T, D) tokens without content (CLS, registers): never masked nor scored
-    layers: tuple[Tensor, ...] | None = None  # (R, T + K, D) each, earliest first
-    maps: tuple[Tensor, ...] | None = None  # (R, D_l, *space_l) each, finest first
+    layers: tuple[Tensor, ...] = ()  # (R, T + K, D) each, earliest first
+    maps: tuple[Tensor, ...] = ()  # (R, D_l, *space_l) each, finest first
     attention: Tensor | None = None
 
     def mean(self) -> Tensor:
@@ -94,18 +94,18 @@ class Latent(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The one record that runs through all parts; each stage fills its field."""
+    """The one record that runs through all parts; each stage fills its field, which is None before."""
 
     sample: Sample
     tokens: Tokens
-    mask: Mask
-    seen: Seen | None = None
-    latent: Latent | None = None
-    pred: dict[str, Tensor] | None = None  # head -> (Q, M, width)
-    goal: dict[str, Tensor] | None = None  # head -> (Q, M, width) or (Q, M)
-    error: dict[str, Tensor] | None = None  # head -> (Q, M), unreduced
-    aux: dict[str, Tensor] = {}  # noqa: RUF012  name -> scalar loss that a part adds; a fresh dict in every step
-    loss: Tensor | None = None
+    mask: Mask = None  # type: ignore[assignment]
+    seen: Seen = None  # type: ignore[assignment]
+    latent: Latent = None  # type: ignore[assignment]
+    pred: dict[str, Tensor] = None  # type: ignore[assignment]  # head -> (Q, M, width)
+    goal: dict[str, Tensor] = None  # type: ignore[assignment]  # head -> (Q, M, width) or (Q, M)
+    error: dict[str, Tensor] = None  # type: ignore[assignment]  # head -> (Q, M), unreduced
+    aux: dict[str, Tensor] = {}  # name -> scalar loss that a part adds; a fresh dict in every step
+    loss: Tensor = None  # type: ignore[assignment]
 
 
 class Head(NamedTuple):
@@ -150,7 +150,7 @@ class Part(nn.Module):
         """Called after every optimiser step; `progress` runs from 0 to 1."""
 
     def groups(self) -> dict[str, dict[str, float]]:
-        """Own parameter name (or prefix) -> {"lr": factor, "weight_decay": value}, where it differs from the default."""
+        """Own parameter name or prefix -> {"lr": factor, "weight_decay": value}, where they differ from the default."""
         return {}
 
 
@@ -169,7 +169,17 @@ class Model(nn.Module):
         earlier: models of earlier stages of a recipe of several stages, by name.
     """
 
-    def __init__(self, stages: Mapping[str, Any], *, schema: Any, size: Any, earlier: Mapping[str, Model] | None = None):
+    tokenizer: Any  # the parts: whatever the recipe puts there
+    target: Any
+    mask: Any
+    stem: Any
+    corruption: Any
+    encoder: Any
+    decoder: Any
+
+    def __init__(
+        self, stages: Mapping[str, Any], *, schema: Any, size: Any, earlier: Mapping[str, Model] | None = None
+    ):
         super().__init__()
         self.schema, self.size, self.earlier = schema, size, dict(earlier or {})
         self._positions = stages["positions"]
@@ -196,7 +206,7 @@ class Model(nn.Module):
 
     def hide(self, sample: Sample) -> Step:
         """Tokens, and a mask for them: kept apart from `learn`, which may be compiled."""
-        step = Step(sample, self.tokenizer(sample), None, aux={})  # type: ignore[arg-type]
+        step = Step(sample, self.tokenizer(sample), aux={})
         return step._replace(mask=self.mask(step, self))
 
     def learn(self, step: Step) -> Step:

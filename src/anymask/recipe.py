@@ -106,7 +106,18 @@ SIZES = {
     "huge": Size(1280, 32, 16, 512, 8, 16),
 }
 
-MODEL_STAGES = ("tokenizer", "mask", "corruption", "stem", "positions", "encoder", "decoder", "target", "loss", "extras")
+MODEL_STAGES = (
+    "tokenizer",
+    "mask",
+    "corruption",
+    "stem",
+    "positions",
+    "encoder",
+    "decoder",
+    "target",
+    "loss",
+    "extras",
+)
 STAGES = (*MODEL_STAGES, "augment", "optimiser", "schedule", "stages")
 
 
@@ -193,7 +204,7 @@ def recipe(
         made = change(parent or Recipe())
         found = slug or change.__name__.replace("_", "-")
         family = change.__module__.rpartition(".")[0].rpartition(".")[2]
-        about = dict(slug=found, name=name or found, paper=paper, doc=inspect.getdoc(change) or "")
+        about: dict[str, Any] = dict(slug=found, name=name or found, paper=paper, doc=inspect.getdoc(change) or "")
         return replace(made, parent=parent, family=family, module=change.__module__, **about)
 
     return wrap
@@ -226,7 +237,9 @@ def find(name: str | Recipe) -> Recipe:
         if entry.name == name:
             return entry.load()
     known = list(catalogue())
-    raise RecipeError(f"no recipe {name!r}{_nearest(name, known)}; `anymask recipes` lists all, ./file.py loads your own")
+    raise RecipeError(
+        f"no recipe {name!r}{_nearest(name, known)}; `anymask recipes` lists all, ./file.py loads your own"
+    )
 
 
 def _files() -> dict[str, str]:

@@ -1,17 +1,16 @@
 """Run folders: everything that a training run leaves, readable without unpickling or importing anything.
 
-    run.json              resolved recipe, size, schema, settings (also what `auto` chose), versions, seed
-    model.safetensors     weights of the whole model at the last save
-    encoder.safetensors   tokenizer, stem and encoder alone
-    state.safetensors     the whole training state, to go on from (see train/state.py)
-    metrics.csv, pictures/, stages/<name>/ (a run folder for each earlier stage)
+run.json              resolved recipe, size, schema, settings (also what `auto` chose), versions, seed
+model.safetensors     weights of the whole model at the last save
+encoder.safetensors   tokenizer, stem and encoder alone
+state.safetensors     the whole training state, to go on from (see train/state.py)
+metrics.csv, pictures/, stages/<name>/ (a run folder for each earlier stage)
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +58,9 @@ class Run:
             raise RunError(f"{folder} is no run folder (it has no run.json){hint}; `anymask pretrain` makes one")
         data = json.loads(file.read_text())
         if data["format"] > FORMAT:
-            raise RunError(f"{folder} was written in format {data['format']}, this anymask reads up to {FORMAT}: upgrade it")
+            raise RunError(
+                f"{folder} was written in format {data['format']}, this anymask reads up to {FORMAT}: upgrade it"
+            )
         return cls(
             folder=folder,
             recipe=Recipe.from_json(data["recipe"]),
@@ -117,19 +118,35 @@ class Run:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
-    """A safetensors file with text in its header, written atomically."""
-    write_atomically(path, safetensors.torch.save(dict(tensors), metadata={"format": "pt", **(about or {})}))
+    """A safetensors file with text in its header, written atomically. Tied tensors are written once for each name."""
+    held: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in held else tensor.contiguous()
+        held.add(place)
+    write_atomically(path, safetensors.torch.save(apart, metadata={"format": "pt", **(about or {})}))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` at `path`, or what was there before: also when the machine stops, or the disk is full."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """All of `data` at `path`, or what was there before: also when the machine stops, or the disk is full. A process that
+    is killed meanwhile leaves a file `.<name>.<process>`, which `sweep` removes."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(part, path)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise OSError(error.errno, f"could not write {path} ({error.strerror}); what was there before is unharmed") from error
+        part.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"could not write {path} ({error.strerror}); what was there before is unharmed"
+        ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left half written in a run folder."""
+    for name in ("run.json", "model.safetensors", "encoder.safetensors", "state.safetensors", "metrics.csv"):
+        for part in folder.glob(f".{name}.*"):
+            part.unlink(missing_ok=True)

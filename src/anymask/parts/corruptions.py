@@ -62,5 +62,3 @@ class Foreign(Part):
             content[name] = torch.where(visible, x, other)
             start += x.shape[1]
         return model.stem(step, content=content)
-
-

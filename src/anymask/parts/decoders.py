@@ -162,7 +162,7 @@ class Cross(Part):
 
     def contexts(self, latent: Latent) -> list[Tensor]:
         """(R, t + K, D) for each block."""
-        if self.mix is None:
+        if self.mix is None or self.norms is None:
             x = latent.x if latent.prefix is None else torch.cat([latent.prefix, latent.x], 1)
             return [x] * len(self.blocks)
         layers = torch.stack(latent.layers, -1)  # R t+K D L

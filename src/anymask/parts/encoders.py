@@ -13,6 +13,8 @@ from anymask.parts.layers import Block, LayerNorm, init_weights
 
 def within_kind(seen: Seen) -> Tensor:
     """(R, K, K) attention only among tokens of one kind: makes the encoder Siamese over views."""
+    if seen.kind is None:
+        raise ValueError("attention within kinds needs tokens of several kinds")
     return seen.kind[:, :, None] == seen.kind[:, None, :]
 
 
@@ -26,7 +28,8 @@ class ViT(Part):
         registers: further learned tokens without content (arXiv:2309.16588).
         drop_path: stochastic depth of the last block; the others' rise to it linearly.
         layers: also return the input of the first block and the output of each one, the last one normalised.
-        within: seen -> (R, K, K) bool, which tokens attend to which; None = all to all.
+        within: seen -> (R, K, K) bool, which tokens attend to which; None = all to all. Prefix tokens then read all
+            tokens and are read by none, so that nothing passes through them.
     """
 
     def __init__(
@@ -57,14 +60,14 @@ class ViT(Part):
 
     def encode(self, seen: Seen) -> Latent:
         x, ok, t = seen.x, seen.ok, 0
-        if self.within is not None:
-            pairs = self.within(seen)
-            ok = pairs if ok is None else pairs & ok[:, None]
         if self.prefix is not None:
             t = self.prefix.shape[0]
             x = torch.cat([self.prefix.to(x.dtype).expand(x.shape[0], -1, -1), x], 1)  # R t+K D
-            # Prefix tokens see, and are seen by, everything real.
-            ok = ok if ok is None else nn.functional.pad(ok, (t, 0) if ok.ndim == 2 else (t, 0, t, 0), value=True)
+            ok = ok if ok is None else nn.functional.pad(ok, (t, 0), value=True)
+        if self.within is not None:
+            pairs = nn.functional.pad(self.within(seen), (t, 0), value=False)
+            pairs = nn.functional.pad(pairs, (0, 0, t, 0), value=True)
+            ok = pairs if ok is None else pairs & ok[:, None]
         layers = [x]
         for block in self.blocks:
             x = block(x, ok)
@@ -72,7 +75,7 @@ class ViT(Part):
         x = self.norm(x)
         layers[-1] = x
         prefix = x[:, :t] if t else None
-        return Latent(x[:, t:], seen.pos, seen.ok, seen.kind, prefix, tuple(layers) if self.layers else None)
+        return Latent(x[:, t:], seen.pos, seen.ok, seen.kind, prefix, tuple(layers) if self.layers else ())
 
     def groups(self) -> dict[str, dict[str, float]]:
         return {"prefix": {"weight_decay": 0.0}}

@@ -25,7 +25,9 @@ class Scored(Part):
     def __init__(self, model: Model, *, ratio: float, ask: float | None = 1.0):
         super().__init__(model)
         if not 0.0 < ratio < 1.0:
-            raise RecipeError(f"the mask ratio is the hidden share, above 0 and below 1, not {ratio} (--set mask.ratio=...)")
+            raise RecipeError(
+                f"the mask ratio is the hidden share, above 0 and below 1, not {ratio} (--set mask.ratio=...)"
+            )
         if ask is not None and not 0.0 < ask <= 1.0:
             raise RecipeError(f"mask.ask is a share of the hidden tokens, above 0 and at most 1, not {ask}")
         self.ratio, self.ask = float(ratio), None if ask is None else float(ask)
@@ -62,14 +64,17 @@ class Random(Scored):
             raise RecipeError(f"mask.unit counts tokens, at least 1, not {unit}")
         grid = getattr(model.tokenizer, "grid", None)
         if unit > 1 and grid is not None and unit >= max(grid):
-            raise RecipeError(f"mask units of {unit} tokens hide a whole grid of {grid}; --set mask.unit={max(1, max(grid) // 3)}")
+            raise RecipeError(
+                f"mask units of {unit} tokens hide a whole grid of {grid}; --set mask.unit={max(1, max(grid) // 3)}"
+            )
         self.unit = unit
 
     def visible(self, tokens: Tokens) -> float | int:
-        if self.unit == 1 or tokens.valid is not None or any(n % self.unit for n in tokens.grid or (1,)):
+        grid = tokens.grid or (1,)
+        if self.unit == 1 or tokens.valid is not None or any(n % self.unit for n in grid):
             return 1.0 - self.ratio
-        area = self.unit ** len(tokens.grid)  # whole units, so that none is cut in two
-        return max(1, int(math.prod(tokens.grid) // area * (1.0 - self.ratio) + 1e-4)) * area
+        area = self.unit ** len(grid)  # whole units, so that none is cut in two
+        return max(1, int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)) * area
 
     def score(self, step: Step, model: Model) -> Tensor:
         tokens, key = step.tokens, step.sample["key"]
@@ -98,7 +103,13 @@ class Block(Scored):
     rectangles = 64  # drawn for each sample; those after the share is reached are not used
 
     def __init__(
-        self, model: Model, *, ratio: float = 0.4, ask: float | None = 1.0, smallest: float = 16 / 196, aspect: float = 1 / 0.3
+        self,
+        model: Model,
+        *,
+        ratio: float = 0.4,
+        ask: float | None = 1.0,
+        smallest: float = 16 / 196,
+        aspect: float = 1 / 0.3,
     ):
         super().__init__(model, ratio=ratio, ask=ask)
         self.smallest, self.aspect = smallest, aspect

@@ -23,7 +23,9 @@ class SinCos(nn.Module):
         super().__init__()
         pitch = model.tokenizer.pitch
         if width % (2 * len(pitch)):
-            raise RecipeError(f"sin-cos positions in {len(pitch)} axes need a width that {2 * len(pitch)} divides, not {width}")
+            raise RecipeError(
+                f"sin-cos positions in {len(pitch)} axes need a width that {2 * len(pitch)} divides, not {width}"
+            )
         share = width // len(pitch)
         rates = 10000.0 ** (-torch.arange(share // 2, dtype=torch.float64) / (share / 2))
         self.register_buffer("rates", rates, persistent=False)

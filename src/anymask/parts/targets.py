@@ -1,4 +1,4 @@
-"""Targets: what is predicted at the asked tokens. `heads` says how wide each prediction is, `forward` gives the goals."""
+"""Targets: what is predicted at the asked tokens. `heads` says how wide each prediction is; `forward` gives goals."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Tokenizers: raw fields of a sample to tokens. `streams` says how wide each stream is; `grid` how many tokens a training
-sample has along each axis; `pitch` how far apart they are, in the units of `pos`."""
+"""Tokenizers: raw fields of a sample to tokens. `streams` says how wide each stream is; `grid` how many tokens a
+training sample has along each axis; `pitch` how far apart they are, in the units of `pos`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from anymask.recipe import RecipeError
 
 
 def default_patch(height: int, width: int) -> int:
-    """Pixels a patch is wide by default: 2 up to 16 pixels (short side), 4 up to 64, 8 up to 128, else the papers' 16."""
+    """Pixels a patch is wide by default: 2 for short sides up to 16, 4 up to 64, 8 up to 128, else the papers' 16."""
     side = min(height, width)
     return 2 if side <= 16 else 4 if side <= 64 else 8 if side <= 128 else 16
 
@@ -21,9 +21,9 @@ def default_patch(height: int, width: int) -> int:
 class Patches(Part):
     """Images to square patches.
 
-    (B, C, H, W) in raw units -> stream `image` (B, N, patch * patch * C), standardised with the mean and spread of each
-    channel that the schema holds; within a patch rows first, then columns, then channels. `pos` is the centre of a patch
-    in pixels (row, column). With `extent` (B, 2) in the sample, patches that start outside it are not valid.
+    (B, C, H, W) in raw units -> stream `image` (B, N, patch * patch * C), standardised with the mean and spread of
+    each channel that the schema holds; within a patch rows first, then columns, then channels. `pos` is the centre of
+    a patch in pixels (row, column). With `extent` (B, 2) in the sample, patches that start outside it are not valid.
 
     Args:
         patch: pixels; None = `default_patch` of the schema's size.

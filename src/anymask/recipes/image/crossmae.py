@@ -6,7 +6,7 @@ from anymask.recipes.image.mae import mae
 
 @recipe(parent=mae, paper="arXiv:2401.14391", name="CrossMAE")
 def crossmae(r):
-    """Decoder queries read the encoder's layers by cross-attention only, and only a third of the hidden ones are decoded.
+    """Queries read the encoder's layers by cross-attention only, and only a third of the hidden patches is decoded.
 
     Run: anymask pretrain IMAGES --recipe crossmae --size base --epochs 800 --batch-size 4096
     Cost: the decoder takes a third of mae's time or less.
