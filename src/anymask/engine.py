@@ -271,11 +271,13 @@ Count = float | int | Tensor  # a share if float, a number if int; (R,) tensors 
 
 
 def _count(count: Count, of: int | Tensor) -> int | Tensor:
+    """A share or a number as a number, `of` at most."""
+    if isinstance(count, float) or (isinstance(count, Tensor) and count.is_floating_point()):
+        part = count * of + 1e-4
+        return part.floor().long() if isinstance(part, Tensor) else int(part)
     if isinstance(count, Tensor):
-        return (count * of + 1e-4).floor().long() if count.is_floating_point() else torch.as_tensor(count)
-    if isinstance(count, float):
-        return int(count * of + 1e-4) if isinstance(of, int) else (of * count + 1e-4).floor().long()
-    return count if isinstance(of, int) else torch.full_like(of, count)
+        return torch.minimum(count, of) if isinstance(of, Tensor) else count.clamp(max=of)
+    return of.clamp(max=count) if isinstance(of, Tensor) else min(count, of)
 
 
 def split(
@@ -327,7 +329,7 @@ def _part(order: Tensor, start: int | Tensor, count: int | Tensor) -> tuple[Tens
     rounded up to a multiple of 8, so that a compiled graph meets few shapes."""
     rows, n = order.shape
     if isinstance(start, int) and isinstance(count, int):
-        return order[:, start : start + count], None
+        return order[:, start : start + count].contiguous(), None  # a view would carry N into compiled graphs
     start, count = (torch.as_tensor(v, device=order.device).expand(rows) for v in (start, count))
     width = min(n, -(-int(count.max()) // 8) * 8)
     place = torch.arange(width, device=order.device)
@@ -347,9 +349,11 @@ def take(x: Tensor, index: Tensor | None = None, of: Tensor | None = None) -> Te
     """Entries of `x` (B or 1, N, ...) at `index` (R, K), of the samples `of` (R,) or (R, K): (R, K, ...).
     With index None every token in order: (R, N, ...). A leading 1 means that all samples share x."""
     shared = x.shape[0] == 1
-    if index is None:
-        return x if of is None or shared else x[of]
     n = x.shape[1]
+    if index is None:
+        if of is None or of.ndim == 1 or shared:
+            return x if of is None or shared else x[of]
+        index = torch.arange(n, device=x.device).expand(of.shape)
     if not shared:
         of = torch.arange(x.shape[0], device=x.device) if of is None else of
         index = (of if of.ndim == 2 else of[:, None]) * n + index

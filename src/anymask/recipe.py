@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anymask.engine import Model
+from anymask.errors import AnymaskError
 
 USER_MODULE = "anymask_user_"  # prefix of the modules that `--recipe ./mine.py` loads
 
 
-class RecipeError(ValueError):
+class RecipeError(AnymaskError):
     """A recipe that does not exist or does not fit together; the message names the mend."""
 
 
@@ -140,8 +141,8 @@ class Recipe:
         raise AttributeError(f"a recipe has no {stage!r}{_nearest(stage, STAGES)}")
 
     def but(self, changes: Mapping[str, Any] | None = None, /, **stages: Any) -> Recipe:
-        """A changed copy. A stage is replaced by a part (`mask=P(Random, ratio=0.6)`), or some of its arguments are
-        (`mask=dict(ratio=0.6)`, or `{"mask.ratio": 0.6}`).
+        """A changed copy. A stage is replaced by a part (`mask=P(Random, ratio=0.6)`, or by its name in `parts`,
+        `{"mask": "Random"}`), or some of its arguments are (`mask=dict(ratio=0.6)`, or `{"mask.ratio": 0.6}`).
 
         Raises:
             RecipeError: unknown stage or argument; names the nearest one.
@@ -157,7 +158,7 @@ class Recipe:
                 for argument, part in value.items():
                     new[stage] = _change(new[stage], stage, [argument], part)
             else:
-                new[stage] = value
+                new[stage] = _named(stage, value) if isinstance(value, str) else value
         return replace(self, stages=new)
 
     @property
@@ -295,11 +296,12 @@ def flatten(recipe: Recipe) -> dict[str, str]:
 
 
 def diff(a: Recipe, b: Recipe) -> list[tuple[str, str, str]]:
-    """(path, value in a, value in b) of everything that differs; '-' where one has nothing there."""
+    """(path, value in a, value in b) of everything that differs, in stage order; '-' where one has nothing there.
+    An argument that only one has is left out where it is None, which says nothing."""
     left, right = flatten(a), flatten(b)
-    paths = list(left) + [path for path in right if path not in left]
+    paths = sorted({**left, **right}, key=lambda path: STAGES.index(path.partition(".")[0]))
     rows = [(path, left.get(path, "-"), right.get(path, "-")) for path in paths]
-    return [row for row in rows if row[1] != row[2]]
+    return [row for row in rows if row[1] != row[2] and set(row[1:]) != {"-", "None"}]
 
 
 def _flatten(path: str, value: Any, rows: dict[str, str]) -> None:
@@ -327,6 +329,19 @@ def _brief(value: Any) -> str:
 
 
 # Changing one argument, and plain data in and out.
+
+
+def _named(stage: str, name: str) -> Any:
+    """The part called `name` of the module of `parts` that a stage's parts live in; a loss is a plain function."""
+    plural = {"loss": "losses", "positions": "positions"}.get(stage, stage + "s")
+    if stage not in MODEL_STAGES or stage == "extras":
+        raise RecipeError(f"stage {stage!r} cannot be set by a name; write a recipe file (`anymask new`)")
+    module = importlib.import_module(f"anymask.parts.{plural}")
+    kind = types.FunctionType if stage == "loss" else type
+    own = {n: v for n, v in vars(module).items() if isinstance(v, kind) and v.__module__ == module.__name__}
+    if name not in own:
+        raise RecipeError(f"no {stage} is called {name!r}{_nearest(name, own)}")
+    return own[name] if stage == "loss" else P(own[name])
 
 
 def _change(part: Any, stage: str, path: list[str], value: Any) -> Any:

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from anymask.data import Schema
 from anymask.engine import Model
+from anymask.errors import AnymaskError
 from anymask.recipe import Recipe, Size
 
 FORMAT = 1
 ENCODER_PARTS = ("tokenizer", "stem", "encoder")
 
 
-class RunError(ValueError):
+class RunError(AnymaskError):
     """A folder that is no run, or a run that cannot be used so; the message names the mend."""
 
 
@@ -122,15 +123,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     held: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
         place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if place in held else tensor.contiguous()
+        apart[name] = tensor.clone() if place in held else tensor
         held.add(place)
     write_atomically(path, safetensors.torch.save(apart, metadata={"format": "pt", **(about or {})}))
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """All of `data` at `path`, or what was there before: also when the machine stops, or the disk is full. A process that
-    is killed meanwhile leaves a file `.<name>.<process>`, which `sweep` removes."""
+    """All of `data` at `path`, or what was there before: also when the machine stops, or the disk is full. A process
+    that is killed meanwhile leaves a file `.<name>.<process>`, which `sweep` removes."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with part.open("wb") as file:

@@ -74,8 +74,8 @@ class Flip:
 class RandomResizedCrop:
     """A crop of random area and shape, resized; then a flip (Szegedy et al. 2014; as in torchvision and MAE).
 
-    `scale` is the share of the area, `ratio` the range of width to height, `flip` the probability of mirroring. Ten tries
-    for a crop that fits, then the largest centred one.
+    `scale` is the share of the area, `ratio` the range of width to height, `flip` the probability of mirroring. Ten
+    tries for a crop that fits, then the largest centred one.
     """
 
     def __init__(self, *, scale: tuple[float, float] = (0.2, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3),

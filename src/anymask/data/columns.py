@@ -21,7 +21,7 @@ class Blobs(Protocol):
     def __getitem__(self, row: int, /) -> Blob: ...
 
     def nbytes(self, row: int) -> int:
-        """Encoded size; 0 for an empty file."""
+        """Encoded size; 0 for an empty file, -1 where it is not known without reading."""
         ...
 
 

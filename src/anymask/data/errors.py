@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from anymask.errors import AnymaskError
 
-class DataError(ValueError):
+
+class DataError(AnymaskError):
     """The data cannot be used as asked; the message names the file, row or argument and the mend."""
 
 

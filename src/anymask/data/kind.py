@@ -1,7 +1,7 @@
 """A kind of data (image, audio, table, ...): everything the generic code must ask about a part of a sample.
 
-One file a kind, in `anymask/data/kinds/`, each with a module attribute `KIND`. The folder is scanned, so a new kind needs
-no change elsewhere.
+One file a kind, in `anymask/data/kinds/`, each with a module attribute `KIND`. The folder is scanned, so a new kind
+needs no change elsewhere.
 """
 
 from __future__ import annotations
@@ -94,6 +94,14 @@ class Kind(ABC):
 
     @abstractmethod
     def meter(self, name: str, size: Any) -> Meter: ...
+
+    @abstractmethod
+    def check(self, batch: np.ndarray, names: Callable[[int], str]) -> None:
+        """Raises DataError naming the sample, names(row), if a batch (B, ...) holds what no model can be trained on."""
+
+    @abstractmethod
+    def extent(self, value: Value) -> tuple[int, ...]:
+        """The sides of a value that vary from sample to sample and are padded, as (H, W)."""
 
     @abstractmethod
     def fit(self, value: Value, field: Field, augment: Any, rng: np.random.Generator | None) -> Value:

@@ -130,7 +130,7 @@ def _measure_rows(source: AnySource, meters: dict[str, Any]) -> None:
     assert not isinstance(source, StreamSource)
     for index, sample in source.sample(SAMPLE):
         for name, meter in meters.items():
-            meter.add(source.ids[index], sample[name])
+            meter.add(source.id_of(index), sample[name])
         if all(meter.full for meter in meters.values()):
             return
 

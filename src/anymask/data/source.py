@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from .columns import ArrayColumn, BlobColumn, Column
 from .errors import DataError, Unreadable
@@ -25,11 +26,12 @@ Maker = Callable[[], "Source"]
 CACHE_BYTES = 2**30  # sets that are no larger than this when decoded are kept in memory
 WHOLE_BYTES = 2**26  # sets that are no larger than this when stored are hashed whole
 HASHED = 256  # of a larger set, the content of so many samples is hashed
-_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
+_ALIASES = {"val": "validation", "valid": "validation", "validate": "validation", "dev": "validation",
+            "training": "train", "testing": "test"}
 
 
 def canonical_split(name: str) -> str:
-    """'val', 'valid' and 'dev' are 'validation'; other names stay."""
+    """In lower case, with 'val', 'valid', 'validate' and 'dev' as 'validation'; other names stay."""
     return _ALIASES.get(name.lower(), name.lower())
 
 
@@ -77,7 +79,8 @@ class Source:
     def labels(self) -> np.ndarray | None:
         """(N,) int64, -1 where a sample has none; None where no sample has one."""
         if callable(self._row_labels):
-            self._row_labels = self._row_labels()  # some datasets know labels only by reading every item: once, if asked
+            # some datasets know their labels only by reading every item: done once, if asked for
+            self._row_labels = self._row_labels()
         return None if self._row_labels is None else self._row_labels[self.rows]
 
     @property
@@ -89,6 +92,10 @@ class Source:
     def ids(self) -> list[str]:
         """File name, or row number as text, of each sample."""
         return [self._id(row) for row in self.rows]
+
+    def id_of(self, index: int) -> str:
+        """The id of one sample."""
+        return self._id(int(self.rows[index]))
 
     def _id(self, row: int) -> str:
         return str(row) if self._ids is None else self._ids[row]
@@ -169,11 +176,20 @@ class Source:
     def mark_bad(self, row: int, reason: str) -> None:
         """Notes that a row cannot be read: warns once and names it, or raises DataError when strict."""
         if self.strict:
-            raise DataError(f"{self._id(row)} in {self.name} cannot be read ({reason}); mend or remove the file, or open "
-                            "the data with strict=False to leave it out")
+            raise DataError(f"{self._id(row)} in {self.name} cannot be read ({reason}); mend or remove the file, or "
+                            f"open the data with strict=False to leave it out")
         if row not in self._bad:
             self._bad[row] = reason
-            warnings.warn(f"left out {self._id(row)} of {self.name}: {reason}", stacklevel=2)
+            if get_worker_info() is None:  # workers hand it to the loader, which warns once for all
+                warnings.warn(f"left out {self._id(row)} of {self.name}: {reason}", stacklevel=2)
+
+    def without_bad(self) -> Source:
+        """This source without the rows that opening found unreadable. Raises DataError if none is left."""
+        self.rows = np.array([row for row in self.rows.tolist() if row not in self._bad], dtype=np.int64)
+        if not len(self.rows):
+            raise DataError(f"none of the {len(self._bad)} samples of {self.name} can be read; first: "
+                            f"{': '.join(self.skipped[0])}")
+        return self
 
     @property
     def bad_rows(self) -> dict[int, str]:
@@ -226,7 +242,7 @@ class Source:
     def content_hash(self, index: int) -> str:
         """sha256 of the decoded values: equal for equal pixels, however they are stored."""
         digest = hashlib.sha256()
-        for name, value in (self.try_read(index) or {"unreadable": np.array(self.ids[index])}).items():
+        for name, value in (self.try_read(index) or {"unreadable": np.array(self.id_of(index))}).items():
             if value is not None:
                 digest.update(f"{name} {value.dtype} {value.shape}".encode())
                 digest.update(np.ascontiguousarray(value).tobytes())
@@ -245,7 +261,8 @@ def _decoded(source: Source) -> Source | None:
         total += len(source) * int(np.prod(column.shape)) * np.dtype(column.dtype).itemsize
     if total > CACHE_BYTES:
         return None
-    bad = {int(np.flatnonzero(source.rows == row)[0]): why for row, why in source.bad_rows.items() if row in source.rows}
+    known = source.bad_rows
+    bad = {i: known[row] for i, row in enumerate(source.rows.tolist()) if row in known}
     for name, column in source.columns.items():
         array = np.zeros((len(source), *column.shape), dtype=column.dtype)  # type: ignore[misc]
         if not _fill(array, column, source, bad):
@@ -298,7 +315,7 @@ def _fingerprint(source: Source) -> str:
         sizes = _sizes(column, source.rows)
         digest.update(sizes.tobytes())
         rows = source.rows
-        if sizes.sum() > WHOLE_BYTES or not isinstance(column, (BlobColumn, ArrayColumn)):
+        if sizes.sum() > WHOLE_BYTES or (sizes < 0).any() or not isinstance(column, (BlobColumn, ArrayColumn)):
             rows = np.random.default_rng(0).permutation(rows)[:HASHED]
         for row in rows:
             if int(row) not in source._bad:
@@ -309,4 +326,5 @@ def _fingerprint(source: Source) -> str:
 def _sizes(column: Column, rows: np.ndarray) -> np.ndarray:
     if isinstance(column, ArrayColumn):
         return np.full(len(rows), column.nbytes(0), dtype=np.int64)
-    return np.array([column.nbytes(int(row)) or 0 for row in rows], dtype=np.int64)
+    sizes = (column.nbytes(int(row)) for row in rows)
+    return np.array([-1 if size is None else size for size in sizes], dtype=np.int64)

@@ -30,8 +30,8 @@ def split_source(source: Source, *, fraction: float = 0.2, seed: int = 0, groups
     held = np.zeros(len(source), dtype=bool)
     held[test] = True
     if held.all() or not held.any():
-        raise DataError(f"{source.name} has {len(source)} sample(s), too few for fraction={fraction}; add data or change "
-                        "fraction")
+        raise DataError(f"{source.name} has {len(source)} sample(s), too few for fraction={fraction}; add data or "
+                        f"change fraction")
     return source.subset(np.flatnonzero(~held)), source.subset(np.flatnonzero(held))
 
 

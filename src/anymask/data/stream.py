@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from .errors import DataError, Unreadable
 from .kind import Kind
@@ -51,13 +53,21 @@ class StreamSource:
             return self._parts(record, position)
         except Unreadable as error:
             if self.strict:
-                raise DataError(f"{error.name} in {self.name} cannot be read ({error.reason}); mend it or open the data "
-                                "with strict=False to leave it out") from error
-            self.skipped.append((error.name, error.reason))
+                raise DataError(f"{error.name} in {self.name} cannot be read ({error.reason}); mend it or open the "
+                                f"data with strict=False to leave it out") from error
+            self.mark_bad(error.name, error.reason)
             return None
 
+    def mark_bad(self, name: str, reason: str) -> None:
+        """Notes that a sample cannot be read, and warns, once."""
+        if (name, reason) not in self.skipped:
+            self.skipped.append((name, reason))
+            if get_worker_info() is None:  # workers hand it to the loader, which warns once for all
+                warnings.warn(f"left out {name} of {self.name}: {reason}", stacklevel=2)
+
     def iterate(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Samples from number `start` of one pass on; unreadable ones are left out but counted, so resuming is exact."""
+        """Samples from number `start` of one pass on; unreadable ones are left out but counted, so resuming is
+        exact."""
         for position, record in enumerate(self.records.open(start), start):
             sample = self.decode(record, position)
             if sample is not None:

@@ -54,10 +54,14 @@ class Foreign(Part):
 
     def forward(self, step: Step, model: Model) -> Seen:
         key, start, content = step.sample["key"], 0, {}
-        noisy = keyed.uniform(key, 1, salt=11)[:, :, None] < self.noise  # B 1 1
+        chosen = keyed.uniform(key, 1, salt=11)[:, :, None] < self.noise  # B 1 1
         for salt, (name, x) in enumerate(step.tokens.x.items()):
-            visible = step.mask.visible[:, start : start + x.shape[1], None]
+            place = slice(start, start + x.shape[1])
+            visible = step.mask.visible[:, place, None]
             noise = keyed.normal(key, x.shape[1] * x.shape[2], salt=12 + salt).view_as(x)
+            noisy = chosen
+            if step.tokens.valid is not None:  # padding of the other sample is no content
+                noisy = chosen | ~step.tokens.valid.roll(1, 0)[:, place, None]
             other = torch.where(noisy, noise, x.roll(1, 0))
             content[name] = torch.where(visible, x, other)
             start += x.shape[1]

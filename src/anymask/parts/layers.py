@@ -2,7 +2,7 @@
 
 Attribute names are timm's (`norm1`, `attn.qkv`, `mlp.fc1`, ...), so that its ViT weights load without a rename.
 
-    Linear, LayerNorm            drop-in replacements of torch's, same parameters
+    Linear, LayerNorm            drop-in replacements of torch's, same parameters; Linear is in linear.py
     attend                       softmax attention that stays finite when a row has nothing to attend to
     Attention, CrossAttention    fused projections around `attend`
     Mlp, LayerScale, DropPath
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cpu import onednn_beats_mkl
+from anymask.parts.linear import Linear, linear
 
 __all__ = [
     "Attention",
@@ -35,41 +35,8 @@ __all__ = [
     "linear",
 ]
 
-_USE_CONV = onednn_beats_mkl()
-# Below this many multiply-adds the fixed cost of a call outweighs the faster kernel.
-_CONV_MIN_WEIGHT = 64 * 64
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias` over the last axis: x (..., K), weight (M, K), bias (M,) -> (..., M).
-
-    In float32 on a CPU where oneDNN multiplies faster than MKL, the product runs as a 1x1 convolution over a
-    channels-last view of `x` (R rows are R pixels of one image): torch hands convolutions to oneDNN and fp32 matrix
-    products to MKL. No copy is made, and the arithmetic is plain float32 either way. Everywhere else this is
-    `F.linear`.
-    """
-    if (
-        _USE_CONV
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and weight.numel() >= _CONV_MIN_WEIGHT
-        and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.enabled
-    ):
-        # R rows as an image one pixel high: oneDNN's weight gradient is up to 1.5 times slower on one pixel wide.
-        image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, K, 1, R), K innermost in memory
-        out = F.conv2d(image, weight[:, :, None, None], bias)  # (1, M, 1, R), M innermost
-        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
-    return F.linear(x, weight, bias)
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` through `linear`: (..., in_features) -> (..., out_features). Same parameters and state_dict."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, self.weight, self.bias)
-
+# Largest CPU attention that materialises its probabilities, in scores; beyond it memory matters more than speed.
+_MAX_SCORES = 2**26
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation with float32 statistics that returns its input's dtype: (..., D) -> (..., D).
@@ -94,14 +61,38 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
     mask: None, (B, Nk) or (B, Nq, Nk), boolean, True where a key may be attended to. A query that may attend to
     nothing gets zeros, and passes no gradient.
     """
-    if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"attention mask must be boolean (True = may be attended to), not {mask.dtype}")
-    ok = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]  # B 1 (1|Nq) Nk
-    some = ok.any(dim=-1, keepdim=True)  # B 1 (1|Nq) 1
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=ok | ~some, dropout_p=dropout)
-    return out * some.to(out.dtype)
+    ok = some = None
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError(f"attention mask must be boolean (True = may be attended to), not {mask.dtype}")
+        ok = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]  # B 1 (1|Nq) Nk
+        some = ok.any(dim=-1, keepdim=True)  # B 1 (1|Nq) 1
+        ok = ok | ~some  # a softmax over nothing is NaN: let it be over everything, zero it below
+    if _materialise(q, k):
+        out = _attend_in_steps(q, k, v, ok, dropout)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=ok, dropout_p=dropout)
+    return out if some is None else out * some.to(out.dtype)
+
+
+def _materialise(q: Tensor, k: Tensor) -> bool:
+    """Whether products and softmax one by one beat torch's fused CPU kernel.
+
+    They do in bfloat16, where the fused backward pass is 4 to 10 times slower, and in float32 for short sequences.
+    """
+    if q.device.type != "cpu":
+        return False
+    short = k.shape[2] <= 128 or q.dtype == torch.bfloat16
+    return short and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MAX_SCORES
+
+
+def _attend_in_steps(q: Tensor, k: Tensor, v: Tensor, ok: Tensor | None, dropout: float) -> Tensor:
+    # Batched products copy operands that are not contiguous; scaling q is such a copy already.
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))  # B H Nq Nk
+    if ok is not None:
+        scores = scores.masked_fill(~ok, -torch.inf)
+    probs = scores.softmax(-1)
+    return torch.matmul(F.dropout(probs, dropout) if dropout else probs, v)
 
 
 def _heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -144,14 +135,15 @@ class Attention(nn.Module):
         come from it and the mask is (B, C) or (B, N, C). `queries` always selects rows of the mask together with
         the tokens.
         """
-        if context is None and queries is None:
+        some = isinstance(queries, slice)  # `is None` would fix the slice's length in a compiled graph
+        if context is None and not some:
             q, k, v = _heads(self.qkv(x), 3, self.heads)
         else:
             D = x.shape[-1]
             weight, bias = self.qkv.weight, self.qkv.bias
             kv = linear(x if context is None else context, weight[D:], None if bias is None else bias[D:])
             k, v = _heads(kv, 2, self.heads)
-            if queries is not None:
+            if some:
                 x = x[:, queries]
                 mask = mask[:, queries] if mask is not None and mask.dim() == 3 else mask
             (q,) = _heads(linear(x, weight[:D], None if bias is None else bias[:D]), 1, self.heads)
@@ -261,7 +253,7 @@ class Block(nn.Module):
         Equal to slicing the full output, without computing the rest: for a decoder's last block.
         """
         y = self.attn(self.norm1(x), mask, queries=queries)
-        x = x if queries is None else x[:, queries]
+        x = x[:, queries] if isinstance(queries, slice) else x
         x = x + self.drop_path(self.ls1(y))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 

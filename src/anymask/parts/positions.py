@@ -48,6 +48,8 @@ class Table(nn.Module):
         learned: trained (started normal, spread 0.02), or fixed at MAE's sin-cos values (or at weights loaded into it).
     """
 
+    needs_grid = "a table holds one vector for each cell of a grid"
+
     def __init__(self, model: Model, *, width: int, grid: tuple[int, ...] | None = None, learned: bool = True):
         super().__init__()
         self.grid = tuple(grid or model.tokenizer.grid)

@@ -46,10 +46,10 @@ def peek(blob: Blob, layout: str | None = None) -> Peek:
         raise Unreadable(blob.name, "the file is empty (0 bytes)")
     if blob.ending == ".npy":
         array = _npy(blob, layout, mmap_mode="r")
-        return Peek(*array.shape, str(plain_dtype(array.dtype)))
+        return _peek_array(array, plain_dtype(array.dtype))
     if _needs_tifffile(blob):
         array = _tiff(blob)
-        return Peek(*array.shape, str(array.dtype))
+        return _peek_array(array, array.dtype)
     try:
         with Image.open(_stream(blob)) as image:
             if _looks_cut(blob, image):
@@ -61,6 +61,11 @@ def peek(blob: Blob, layout: str | None = None) -> Peek:
             return Peek(channels, height, width, dtype)
     except BROKEN as error:
         raise Unreadable(blob.name, _reason(error)) from error
+
+
+def _peek_array(array: np.ndarray, dtype: np.dtype[Any]) -> Peek:
+    channels, height, width = array.shape
+    return Peek(channels, height, width, str(dtype))
 
 
 def decode(blob: Blob, layout: str | None = None, *, alpha: bool = False) -> np.ndarray:
@@ -152,24 +157,39 @@ def _npy(blob: Blob, layout: str | None, mmap_mode: Any = None) -> np.ndarray:
     if array.ndim == 2:
         return array[None]
     if array.ndim != 3:
-        raise Unreadable(blob.name, f"it has {array.ndim} axes {array.shape}; a picture has (H, W), (C, H, W) or (H, W, C)")
+        raise Unreadable(blob.name, f"it has {array.ndim} axes {array.shape}; a picture has (H, W), (C, H, W) or (H, "
+                                    f"W, C)")
     return array if channel_axis(array.shape, layout, blob.name) == 0 else np.moveaxis(array, -1, 0)
 
 
 def _needs_tifffile(blob: Blob) -> bool:
+    """Whether a TIFF is more than the pictures Pillow holds: one page, up to 4 channels of 8 bits, or grey of 16."""
     if blob.ending not in (".tif", ".tiff"):
         return False
     try:
+        import tifffile
+    except (ImportError, RuntimeError, OSError):
+        return _beyond_pillow(blob)
+    try:
+        with tifffile.TiffFile(_stream(blob)) as file:
+            page = file.pages[0]
+            assert isinstance(page, tifffile.TiffPage)
+            bits, channels = page.bitspersample, page.samplesperpixel
+            plain = page.sampleformat == 1 and (bits <= 8 or (bits == 16 and channels == 1))
+            return len(file.pages) > 1 or channels > 4 or not plain
+    except (*BROKEN, tifffile.TiffFileError):
+        return False  # Pillow's message names what is broken
+
+
+def _beyond_pillow(blob: Blob) -> bool:
+    """The same without tifffile, which `_tiff` will then ask for."""
+    try:
         with Image.open(_stream(blob)) as image:
-            deep = image.mode in ("F", "I") or (image.mode not in _DEEP and _bits(image) > 8)
-            return deep or getattr(image, "n_frames", 1) > 1
+            bits = getattr(image, "tag_v2", {}).get(258, 8)  # BitsPerSample, one a channel
+            deep = (max(bits) if isinstance(bits, tuple) else int(bits)) > 8 and image.mode not in _DEEP
+            return image.mode in ("F", "I") or deep or getattr(image, "n_frames", 1) > 1
     except BROKEN:
-        return True  # tifffile's own message tells whether it is broken
-
-
-def _bits(image: Image.Image) -> int:
-    bits = getattr(image, "tag_v2", {}).get(258, 8)  # BitsPerSample, one a channel
-    return max(bits) if isinstance(bits, tuple) else int(bits)
+        return True
 
 
 def _tiff(blob: Blob) -> np.ndarray:

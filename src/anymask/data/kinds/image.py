@@ -45,11 +45,15 @@ _CENTRE = FitSize()
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """Blob to (C, H, W) with the set's number of channels and dtype. Raises Unreadable for any other."""
+    """Blob to (C, H, W) with the set's number of channels and dtype. Raises Unreadable for any other.
+
+    Grey becomes RGB where the set is; RGB becomes grey only with `to_grey`, if that was asked for.
+    """
 
     channels: int
     dtype: str
     layout: str | None
+    to_grey: bool
 
     def __call__(self, blob: Blob) -> np.ndarray:
         return self.conform(decode(blob, self.layout, alpha=self.channels == 4), blob.name)
@@ -58,13 +62,17 @@ class Decoder:
         c = image.shape[0]
         if c == 1 and self.channels == 3:
             image = np.repeat(image, 3, axis=0)
-        elif c == 3 and self.channels == 1:
+        elif c == 3 and self.channels == 1 and self.to_grey:
             image = np.round(np.tensordot(_LUMA, image.astype(np.float32), 1))[None].astype(image.dtype)
         elif c != self.channels:
-            raise Unreadable(name, f"it has {c} channels, the set has {self.channels}")
+            raise Unreadable(name, f"it has {c} channels, the set has {self.channels}; open with channels=3 for RGB")
         if image.dtype != self.dtype:
             raise Unreadable(name, f"its values are {image.dtype}, the set's are {self.dtype}")
         return image
+
+
+def _decoder(channels: int, dtype: str, options: Options) -> Decoder:
+    return Decoder(channels=channels, dtype=dtype, layout=options.layout, to_grey=options.channels == 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +98,7 @@ class ImageKind(Kind):
         dtype = _settle_dtype(blobs, peeks)
         sizes = {(p.height, p.width) for p in peeks.values()}
         shape = (channels, *next(iter(sizes))) if len(sizes) == 1 else None
-        return Settled(Decoder(channels=channels, dtype=dtype, layout=options.layout), shape, dtype, bad, notes)
+        return Settled(_decoder(channels, dtype, options), shape, dtype, bad, notes)
 
     def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
         if array.ndim not in (3, 4) or array.dtype.kind not in "biuf":
@@ -102,14 +110,24 @@ class ImageKind(Kind):
                            if isinstance(array, np.memmap) and array.filename else None)
 
     def object_reader(self, example: Any, options: Options) -> Callable[[Any, str], np.ndarray] | None:
-        if not isinstance(example, (Image.Image, torch.Tensor, np.ndarray)) or getattr(example, "ndim", 2) not in (2, 3):
+        if not isinstance(example, (Image.Image, torch.Tensor, np.ndarray)):
+            return None
+        if getattr(example, "ndim", 2) not in (2, 3):
             return None
         array = _object_array(example, options.layout, "item 0")
         channels = options.channels or array.shape[0]
-        return ObjectReader(decoder=Decoder(channels=channels, dtype=str(array.dtype), layout=options.layout))
+        return ObjectReader(decoder=_decoder(channels, str(array.dtype), options))
 
     def meter(self, name: str, size: Any) -> Meter:
         return ImageMeter(name, size)
+
+    def check(self, batch: np.ndarray, names: Callable[[int], str]) -> None:
+        if batch.dtype.kind == "f" and not np.isfinite(batch).all():
+            row = int(np.argwhere(~np.isfinite(batch))[0][0])
+            finite(batch[row], names(row))
+
+    def extent(self, value: np.ndarray) -> tuple[int, ...]:
+        return value.shape[1:]
 
     def fit(self, value: np.ndarray, field: Field, augment: Any, rng: np.random.Generator | None) -> np.ndarray:
         size = field.shape[1], field.shape[2]
@@ -139,12 +157,12 @@ class ImageKind(Kind):
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
         if trained.shape[0] != given.shape[0]:
             raise SchemaError(f"'{given.name}' has {given.shape[0]} channels in {given_by}; the model was trained on "
-                              f"{trained.shape[0]} ({trained_on}): open the data with channels={trained.shape[0]} (1, 3 "
-                              "and 4 can be converted), or train on such data")
+                              f"{trained.shape[0]} ({trained_on}): open the data with channels={trained.shape[0]} (1, "
+                              f"3 and 4 can be converted), or train on such data")
         _compare_values(trained, given, trained_on, given_by)
         if trained.shape != given.shape:
-            return [f"'{given.name}' would be trained at {_size(given.shape[1:])} in {given_by}; the model was trained at "
-                    f"{_size(trained.shape[1:])}"]
+            return [f"'{given.name}' would be trained at {_size(given.shape[1:])} in {given_by}; the model was "
+                    f"trained at {_size(trained.shape[1:])}"]
         return []
 
     def describe(self, field: Field) -> list[tuple[str, str]]:
@@ -266,15 +284,16 @@ def _settle_channels(blobs: Blobs, peeks: dict[int, Peek], wanted: int | None) -
     counts = Counter(p.channels for p in peeks.values())
     if wanted is not None:
         if set(counts) != {wanted} and (wanted not in (1, 3, 4) or set(counts) - {1, 3}):
-            raise DataError(f"channels={wanted} cannot be made of images with {sorted(counts)} channels; give 1, 3 or 4, "
-                            "or leave channels out")
+            raise DataError(f"channels={wanted} cannot be made of images with {sorted(counts)} channels; give 1, 3 or "
+                            f"4, or leave channels out")
         return wanted, []
     if set(counts) == {1, 3}:
         grey = next(blobs[row].name for row, p in peeks.items() if p.channels == 1)
         return 3, [f"{counts[1]:,} of {len(peeks):,} images are grey (first: {grey}); they are repeated to RGB"]
     if len(counts) > 1:
         names = [f"{blobs[next(r for r, p in peeks.items() if p.channels == c)].name} has {c}" for c in sorted(counts)]
-        raise DataError(f"images differ in their number of channels: {some(names, 4)}; put them into folders of their own")
+        raise DataError(f"images differ in their number of channels: {some(names, 4)}; put them into folders of their "
+                        f"own")
     return next(iter(counts)), []
 
 
@@ -284,8 +303,8 @@ def _settle_dtype(blobs: Blobs, peeks: dict[int, Peek]) -> str:
         first.setdefault(p.dtype, row)
     if len(first) > 1:
         names = [f"{blobs[row].name} is {dtype}" for dtype, row in first.items()]
-        raise DataError(f"images differ in the type of their values: {some(names, 4)}; convert them to one type, or put "
-                        "them into folders of their own")
+        raise DataError(f"images differ in the type of their values: {some(names, 4)}; convert them to one type, or "
+                        f"put them into folders of their own")
     return next(iter(first))
 
 
@@ -295,12 +314,12 @@ def _compare_values(trained: Field, given: Field, trained_on: str, given_by: str
     if trained.dtype == given.dtype and not (given.dtype == "float32" and not 1 / 16 < spans[1] / spans[0] < 16):
         return
     mend = f"convert the data to {trained.dtype} in {trained.low:g}..{trained.high:g}"
-    if trained.dtype == "uint8" and given.dtype == "float32" and -0.01 <= given.low and given.high <= 1.01:
+    if trained.dtype == "uint8" and given.dtype == "float32" and given.low >= -0.01 and given.high <= 1.01:
         mend = "multiply by 255: (x * 255).round().astype('uint8')"
-    elif given.dtype == "uint8" and trained.dtype == "float32" and -0.01 <= trained.low and trained.high <= 1.01:
+    elif given.dtype == "uint8" and trained.dtype == "float32" and trained.low >= -0.01 and trained.high <= 1.01:
         mend = "divide by 255: x.astype('float32') / 255"
-    raise SchemaError(f"'{given.name}' is {given.dtype} {given.low:g}..{given.high:g} in {given_by}; the model was trained "
-                      f"on {trained.dtype} {trained.low:g}..{trained.high:g} ({trained_on}): {mend}")
+    raise SchemaError(f"'{given.name}' is {given.dtype} {given.low:g}..{given.high:g} in {given_by}; the model was "
+                      f"trained on {trained.dtype} {trained.low:g}..{trained.high:g} ({trained_on}): {mend}")
 
 
 def _size(hw: Sequence[int]) -> str:

@@ -1,0 +1,51 @@
+"""Labels as given (numbers, text, gaps) to class numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+
+def encode(values: Sequence[Any] | np.ndarray, what: str) -> tuple[np.ndarray, list[str] | None]:
+    """(N,) int64 class numbers, and names.
+
+    Whole numbers that mostly fill 0..max stay, without names; others, and text, are numbered in sorted order. None,
+    '' and NaN, and numbers below 0, are -1: unlabelled. Raises DataError naming `what` for fractional numbers.
+    """
+    cells = [_plain(v) for v in (values.tolist() if isinstance(values, np.ndarray) else values)]
+    known = [c for c in cells if c is not None]
+    numbers = _whole_numbers(known)
+    if numbers is None:
+        names = sorted({str(c) for c in known})
+        return _number(cells, {n: i for i, n in enumerate(names)}, str), names
+    distinct = sorted({n for n in numbers.values() if n >= 0})
+    if any(n != int(n) for n in distinct):
+        raise DataError(f"{what} holds fractional numbers (as {next(n for n in distinct if n != int(n))}), not "
+                        f"classes; name a column of classes with label=, or leave the labels out")
+    if distinct and 2 * len(distinct) < distinct[-1] + 1:  # sparse codes, as 10, 20, 30
+        order = {n: i for i, n in enumerate(distinct)}
+        codes = {c: order.get(numbers[c], -1) for c in numbers}
+        return _number(cells, codes, lambda c: c), [str(int(n)) for n in distinct]
+    return _number(cells, {c: int(max(n, -1)) for c, n in numbers.items()}, lambda c: c), None
+
+
+def _number(cells: list[Any], codes: dict[Any, int], key: Any) -> np.ndarray:
+    return np.array([-1 if c is None else codes[key(c)] for c in cells], dtype=np.int64)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value == "" or (isinstance(value, float) and value != value):
+        return None
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _whole_numbers(cells: list[Any]) -> dict[Any, float] | None:
+    """Cell -> number if all cells are numbers (also as text), else None."""
+    try:
+        return {c: float(c) for c in cells}
+    except (TypeError, ValueError):
+        return None

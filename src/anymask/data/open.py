@@ -1,0 +1,115 @@
+"""`open_source`: from whatever names data to a source."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .arrays import as_numpy, from_array, open_digits, open_npy, open_npz
+from .errors import DataError
+from .folder import open_file, open_folder
+from .kind import all_kinds
+from .objects import as_stream, hugging_face, open_hf, open_torch
+from .options import Options
+from .parquet import open_parquet
+from .source import AnySource, Source
+from .stream import StreamSource
+
+
+def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
+                group: Any = None, streaming: bool = False, layout: str | None = None,
+                channels: int | None = None) -> Any:
+    """A source from a path or an object.
+
+    `spec`: None or "digits" (embedded); a folder of images, with class folders or not, with train/ test/ validation/
+    folders or not, with metadata.csv (file_name, and label, split or other columns) or not; a folder of parquet files
+    in the Hugging Face layout, or of .npy files; a .parquet, .npy, .npz or image file; a NumPy array, a torch tensor,
+    (x, y); a torch Dataset or IterableDataset; a Hugging Face Dataset, DatasetDict or IterableDataset.
+
+    Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
+    where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
+    reads in order instead of by number. `layout` ("NCHW" or "NHWC") and `channels` (1, 3 or 4) are for images:
+    without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
+    `channels` transparency is laid on white, and grey images among RGB become RGB.
+
+    Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
+    """
+    options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
+                      channels=channels)
+    source = _open(spec, options)
+    if streaming and isinstance(source, Source):
+        return as_stream(source)
+    return source
+
+
+def _open(spec: Any, options: Options) -> AnySource:
+    for kind in all_kinds().values():
+        source = kind.open(spec, options)
+        if source is not None:
+            return source
+    if isinstance(spec, (Source, StreamSource)):
+        return spec.split(options.split) if options.split and isinstance(spec, Source) else spec
+    if spec is None or (isinstance(spec, str) and spec == "digits"):
+        return open_digits(options)
+    if isinstance(spec, (str, os.PathLike)):
+        return _open_path(Path(spec).expanduser(), options)
+    if isinstance(spec, torch.Tensor):
+        return from_array(as_numpy(spec), None, options, "tensor")
+    if isinstance(spec, np.ndarray):
+        return from_array(spec, None, options, "array")
+    if isinstance(spec, tuple) and len(spec) == 2:
+        x, y = spec
+        return from_array(as_numpy(x) if isinstance(x, torch.Tensor) else np.asarray(x), y, options, "array")
+    if hugging_face(spec):
+        return open_hf(spec, options)
+    if isinstance(spec, Dataset) or (hasattr(spec, "__getitem__") and hasattr(spec, "__len__")):
+        return open_torch(spec, options)
+    raise DataError(f"cannot make a source of {type(spec).__name__}; give a path, an array, (x, y), a torch Dataset "
+                    f"or a Hugging Face dataset")
+
+
+def _open_path(path: Path, options: Options) -> AnySource:
+    try:
+        there = path.exists()
+        os.stat(path)
+    except PermissionError as error:
+        raise DataError(f"no permission to reach {path}; give its folder reading and entering permission (chmod "
+                        f"u+rx)") \
+            from error
+    except FileNotFoundError:
+        there = False
+    if not there:
+        raise DataError(f"{path} does not exist{_near(path)}")
+    if path.is_dir():
+        return open_folder(path, options)
+    if not os.access(path, os.R_OK):
+        raise DataError(f"no permission to read {path}; change it: chmod u+r {path}")
+    ending = path.suffix.lower()
+    if ending == ".npy":
+        return open_npy(path, options)
+    if ending == ".npz":
+        return open_npz(path, options)
+    if ending == ".parquet":
+        return open_parquet([path], options, path.name)
+    return open_file(path, options)
+
+
+def _near(path: Path) -> str:
+    """' (did you mean ...?)' from the names beside the nearest folder that exists."""
+    missing = path.absolute()
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    try:
+        names = [n for n in os.listdir(missing.parent) if not n.startswith(".")]
+    except PermissionError:
+        return ""
+    near = difflib.get_close_matches(missing.name, names, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(str(missing.parent / n) for n in near)}?"
+    return f"; {missing.parent} holds no '{missing.name}'"
