@@ -56,7 +56,8 @@ label = click.option("--label", help="Column of the labels.")
 group = click.option("--group", help="Column that must not be split, such as patient.")
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option("--image-size", type=int, help="Side of training images in pixels.")
-batch_size = click.option("--batch-size", default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: _number(v))
+number: dict[str, Any] = dict(default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: _number(v))
+batch_size = click.option("--batch-size", **number)
 
 
 def changing(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,9 +90,11 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--overwrite", is_flag=True, help="Replace the run in --out.")
 @click.option("--compile", is_flag=True, help="torch.compile.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--probe-labels", default="1,5,10,all", show_default=True, metavar="N,N,...|none", help="Labels a class for the probe at the end.")
+@click.option(
+    "--probe-labels", default="1,5,10,all", show_default=True, metavar="N,...|none", help="Labels a class, at the end."
+)
 @click.option("--test", help="Source to probe on; by default the test split, or a part held back.")
-@click.option("--workers", default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: _number(v))
+@click.option("--workers", **number)
 @click.option("--devices", type=int, default=1, show_default=True)
 @click.option("--logger", "loggers", multiple=True, metavar="NAME", help="A Lightning logger beside metrics.csv.")
 @click.option("--save-minutes", type=float, default=5.0, show_default=True)
@@ -104,8 +107,7 @@ def pretrain(source: str | None, changes: tuple[str, ...], quiet: bool, probe_la
     """
     from anymask.train import pretrain
 
-    given = click.get_current_context().get_parameter_source("probe_labels")
-    asked = _labels(probe_labels) if given is not click.core.ParameterSource.DEFAULT else (1, 5, 10, "all")
+    asked = _labels(probe_labels)
     pretrain(source, changes=_changes(changes), progress=not quiet, probe_labels=asked, **options)
 
 
@@ -119,7 +121,7 @@ def describe(source: str | None, changes: tuple[str, ...], as_json: bool, **opti
     from anymask.train import plan
 
     made = plan(source, changes=_changes(changes), trial=True, **options)
-    rows = [("data", what, value) for what, value in made.schema.describe()]
+    rows: list[Any] = [("data", what, value) for what, value in made.schema.describe()]
     rows += [("training", what, value) for what, value in made.rows()]
     _print(Table(("", "what", "value"), rows), as_json)
 
@@ -128,12 +130,12 @@ def describe(source: str | None, changes: tuple[str, ...], as_json: bool, **opti
 @as_json
 def recipes(as_json: bool) -> None:
     """List all recipes: name, paper, family, level of evidence, what it changes."""
-    from anymask.claims import level
+    from anymask.levels import level
     from anymask.recipe import catalogue, find
     from anymask.table import Table
 
     found = [find(slug) for slug in catalogue()]
-    rows = [(r.slug, r.name, r.paper, r.family, level(r.slug), r.summary) for r in found]
+    rows: list[Any] = [(r.slug, r.name, r.paper, r.family, level(r.slug), r.summary) for r in found]
     _print(Table(("recipe", "name", "paper", "family", "level", "what it changes"), rows), as_json)
 
 
@@ -147,9 +149,10 @@ def show(recipe: str, as_json: bool) -> None:
 
     found = _recipe_or_run(recipe)
     parent = f", from {found.parent.slug}" if found.parent else ""
-    rows = list(flatten(found).items())
-    table = Table(("stage", "value"), rows, title=f"{found.name} ({found.paper}{parent})", notes=found.doc.split("\n"))
-    _print(table, as_json)
+    title = f"{found.slug}: {found.name} ({found.paper}{parent})"
+    if not as_json:
+        click.echo(f"{title}\n\n{found.doc}\n")
+    _print(Table(("stage", "value"), list(flatten(found).items()), title=title if as_json else ""), as_json)
 
 
 @main.command()
@@ -266,8 +269,9 @@ def evaluate(
 @group
 @recipe_files
 def finetune(
-    run: str, source: str, recipe_file: str | None, label: str | None, group: str | None, from_scratch: bool, **options: Any
-) -> None:
+    run: str, source: str, recipe_file: str | None, label: str | None, group: str | None, from_scratch: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Fine-tune RUN's encoder to a classifier of SOURCE's labels."""
     from anymask.data import open_source
     from anymask.evaluate import finetune
@@ -333,7 +337,7 @@ def _number(text: Any) -> int | str:
         raise click.BadParameter(f"{text!r} is neither a number nor 'auto'") from None
 
 
-def _labels(text: str) -> tuple[int | str, ...] | None:
+def _labels(text: str) -> tuple[Any, ...] | None:
     if text == "none":
         return None
     words = [word.strip() for word in text.split(",")]

@@ -1,4 +1,4 @@
-"""The base of all errors that a user can mend. Their messages say how; the command line prints them without a traceback."""
+"""The base of all errors that a user can mend; the command line prints them without a traceback."""
 
 
 class AnymaskError(ValueError):

@@ -50,8 +50,7 @@ def write(name: str, parent: str = "mae", out: Path | None = None) -> Path:
     path = out or Path(f"{function}.py")
     if path.exists():
         raise RecipeError(f"{path} exists; give another name, or --out FILE")
-    text = TEMPLATE.format(
-        name=name, parent=base.slug, function=function, file=path, ratio=round(0.9 * ratio, 3), other=round(0.5 * ratio, 3)
-    )
+    ratios = {"ratio": round(0.9 * ratio, 3), "other": round(0.5 * ratio, 3)}
+    text = TEMPLATE.format(name=name, parent=base.slug, function=function, file=path, **ratios)
     write_atomically(path, text.encode())
     return path

@@ -62,6 +62,10 @@ class P:
         found.pop("model", None)
         return found | self.args
 
+    def takes(self, name: str) -> bool:
+        """Whether the part has an argument of this name."""
+        return name in _parameters(self.part)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, P) and (self.part, self.args) == (other.part, other.args)
 
@@ -99,7 +103,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "nano": Size(96, 4, 4, 96, 2, 4),  # toy-sized data: digits, small tables
+    "nano": Size(96, 4, 4, 64, 1, 4),  # toy-sized data: digits, small tables
     "tiny": Size(192, 12, 3, 192, 4, 3),
     "small": Size(384, 12, 6, 512, 8, 16),
     "base": Size(768, 12, 12, 512, 8, 16),
@@ -190,9 +194,8 @@ class Recipe:
         imported."""
         about = {k: data[k] for k in ("slug", "name", "paper", "family", "doc", "module")}
         stages = {stage: _from_json(value) for stage, value in data["stages"].items()}
-        if not about["module"].startswith(USER_MODULE):
-            importlib.import_module(about["module"]) if about["module"].startswith("anymask.") else None
-        return cls(stages=stages, parent=find(data["parent"]) if data.get("parent") else None, **about)
+        _import_known(about["module"])
+        return cls(stages=stages, parent=_parent(data.get("parent"), about["module"]), **about)
 
 
 def recipe(
@@ -253,6 +256,13 @@ def _files() -> dict[str, str]:
     return found
 
 
+def _parent(slug: str | None, module: str) -> Recipe | None:
+    """The recipe called `slug`: one that the child's own file holds, as users' parents are known nowhere else."""
+    held = vars(sys.modules[module]).values() if slug and module in sys.modules else ()
+    own = next((r for r in held if isinstance(r, Recipe) and r.slug == slug), None)
+    return own or (find(slug) if slug else None)
+
+
 def _only(module: types.ModuleType, wanted: str = "") -> Recipe:
     own = {r.slug: r for r in vars(module).values() if isinstance(r, Recipe) and r.module == module.__name__}
     if wanted in own:
@@ -287,7 +297,8 @@ def _load_file(path: Path, wanted: str) -> Recipe:
 
 
 def flatten(recipe: Recipe) -> dict[str, str]:
-    """Path ('mask.ratio') -> value as text, in stage order, defaults included."""
+    """Path ('mask.ratio') -> value as text, in stage order, defaults included; None, which lets size or data decide,
+    is "auto"."""
     rows: dict[str, str] = {}
     for stage in STAGES:
         if recipe.stages.get(stage):
@@ -297,11 +308,11 @@ def flatten(recipe: Recipe) -> dict[str, str]:
 
 def diff(a: Recipe, b: Recipe) -> list[tuple[str, str, str]]:
     """(path, value in a, value in b) of everything that differs, in stage order; '-' where one has nothing there.
-    An argument that only one has is left out where it is None, which says nothing."""
+    An argument that only one has is left out where it is None ("auto"), which says nothing."""
     left, right = flatten(a), flatten(b)
     paths = sorted({**left, **right}, key=lambda path: STAGES.index(path.partition(".")[0]))
     rows = [(path, left.get(path, "-"), right.get(path, "-")) for path in paths]
-    return [row for row in rows if row[1] != row[2] and set(row[1:]) != {"-", "None"}]
+    return [row for row in rows if row[1] != row[2] and set(row[1:]) != {"-", "auto"}]
 
 
 def _flatten(path: str, value: Any, rows: dict[str, str]) -> None:
@@ -323,6 +334,8 @@ def _flatten(path: str, value: Any, rows: dict[str, str]) -> None:
 
 
 def _brief(value: Any) -> str:
+    if value is None:
+        return "auto"
     if isinstance(value, (type, types.FunctionType)):
         return value.__qualname__
     return value if isinstance(value, str) else repr(value)
@@ -414,12 +427,18 @@ def _address(thing: Any, where: str) -> str:
     return f"{thing.__module__}:{thing.__qualname__}"
 
 
+def _import_known(module: str) -> bool:
+    """Imports a module of anymask or of an installed plugin; False, and nothing imported, for all others."""
+    installed = (entry.module for entry in importlib.metadata.entry_points(group="anymask.recipes"))
+    known = module.startswith("anymask.") or module in installed
+    if known:
+        importlib.import_module(module)
+    return known
+
+
 def _look_up(address: str) -> Any:
     module, _, name = address.partition(":")
-    if module.startswith("anymask."):
-        importlib.import_module(module)
-    installed = {entry.module for entry in importlib.metadata.entry_points(group="anymask.recipes")}
-    if not module.startswith(("anymask.", USER_MODULE)) and module not in installed:
+    if not _import_known(module) and not module.startswith(USER_MODULE):
         raise RecipeError(f"this run uses {address}, which is in no recipe file; move it into one and name that file")
     if module not in sys.modules:
         file = module.removeprefix(USER_MODULE) + ".py"

@@ -46,7 +46,8 @@ def test_help_is_quick():
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        out = subprocess.run([sys.executable, "-m", "anymask.cli", "--help"], capture_output=True, text=True, check=True)
+        words = [sys.executable, "-m", "anymask.cli", "--help"]
+        out = subprocess.run(words, capture_output=True, text=True, check=True)
         times.append(time.perf_counter() - start)
         assert "pretrain" in out.stdout
     loaded = subprocess.run(

@@ -63,10 +63,25 @@ class Table(nn.Module):
         self.table = nn.Parameter(start, requires_grad=learned)
 
     def forward(self, tokens: Tokens) -> Tensor:
-        if tokens.grid == self.grid:
+        grid = tokens.grid
+        if tokens.valid is None or grid is None or len(grid) != 2:
+            return self.on(grid)
+        # Images of several sizes, padded: each has the positions of its own grid, as it has when it is alone.
+        real = tokens.valid.unflatten(1, grid)  # B h w
+        height, width = (torch.arange(1, n + 1, device=real.device) for n in grid)
+        sizes = torch.stack([(real.any(2) * height).amax(1), (real.any(1) * width).amax(1)], 1)  # B 2
+        place = self.table.new_zeros(*real.shape, self.table.shape[-1])
+        for h, w in sizes.unique(dim=0).tolist():
+            if h and w:
+                place[(sizes == sizes.new_tensor([h, w])).all(1), :h, :w] = self.on((h, w)).unflatten(1, (h, w))
+        return place.flatten(1, 2)
+
+    def on(self, grid: tuple[int, ...] | None) -> Tensor:
+        """(1, N, width) for a whole grid."""
+        if grid == self.grid:
             return self.table
-        if tokens.grid is None or len(tokens.grid) != 2 or len(self.grid) != 2:
+        if grid is None or len(grid) != 2 or len(self.grid) != 2:
             raise RecipeError("a table of positions serves grids of its own shape, or two-dimensional ones; use SinCos")
         table = self.table.transpose(1, 2).unflatten(2, self.grid)  # 1 D h w
-        table = F.interpolate(table, size=tokens.grid, mode="bicubic", align_corners=False)
+        table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
         return table.flatten(2).transpose(1, 2)

@@ -13,9 +13,10 @@ from anymask.engine import Model
 def adamw(
     model: Model,
     *,
-    batch_size: int = 4096,
+    batch_size: int,
     lr: float = 2.4e-3,
     lr_batch: int = 4096,
+    lr_width: int = 768,
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.05,
 ) -> torch.optim.AdamW:
@@ -25,8 +26,9 @@ def adamw(
         batch_size: of the run, accumulated and over all devices; given by the trainer.
         lr: peak learning rate at a batch of `lr_batch`; it follows the square root of the batch (Malladi et al. 2022,
             arXiv:2205.10287), so that the papers' rates carry over to batches a hundred times smaller.
+        lr_width: encoders narrower than this get a higher rate, by the square root of the quotient.
     """
-    peak = scaled_lr(lr, lr_batch, batch_size)
+    peak = scaled_lr(lr, lr_batch, batch_size, lr_width, model.size.width)
     special = {
         f"{name}.{prefix}": change
         for name, part in model.named_modules()
@@ -37,18 +39,18 @@ def adamw(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        change = next((c for p, c in special.items() if name == p or name.startswith(p + ".")), {})
+        change: dict[str, float] = next((c for p, c in special.items() if name == p or name.startswith(p + ".")), {})
         decay = change.get("weight_decay", 0.0 if parameter.ndim < 2 else weight_decay)
         groups.setdefault((peak * change.get("lr", 1.0), decay), []).append(parameter)
     settings: list[dict[str, Any]] = [{"params": ps, "lr": rate, "weight_decay": d} for (rate, d), ps in groups.items()]
-    return torch.optim.AdamW(settings, lr=peak, betas=tuple(betas), fused=True)
+    return torch.optim.AdamW(settings, lr=peak, betas=(betas[0], betas[1]), fused=True)
 
 
-def scaled_lr(lr: float, lr_batch: int, batch_size: int) -> float:
-    return lr * math.sqrt(batch_size / lr_batch)
+def scaled_lr(lr: float, lr_batch: int, batch_size: int, lr_width: int, width: int) -> float:
+    return lr * math.sqrt(batch_size / lr_batch * max(1.0, lr_width / width))
 
 
-def warmup_cosine(*, step: int = 0, steps: int = 1, warmup: float = 0.05, final: float = 0.0) -> float:
+def warmup_cosine(*, step: int, steps: int, warmup: float = 0.05, final: float = 0.0) -> float:
     """Factor of the peak rate at `step` of `steps`: linear over the first share `warmup`, then half a cosine to `final`
     (arXiv:1608.03983)."""
     rise = max(1, round(warmup * steps))

@@ -1,4 +1,5 @@
 from anymask.claims import Claim
+from anymask.data.augment import RandomResizedCrop
 from anymask.parts.corruptions import Drop, Replace
 from anymask.parts.decoders import Transformer
 from anymask.parts.encoders import ViT
@@ -30,6 +31,7 @@ def mae(r):
         decoder=P(Transformer),
         target=P(Pixels, normalise=True),
         loss=mse,
+        augment=P(RandomResizedCrop, scale=(0.2, 1.0), flip=0.5),
         optimiser=P(adamw, lr=2.4e-3, lr_batch=4096, betas=(0.9, 0.95), weight_decay=0.05),
         schedule=P(warmup_cosine, warmup=0.05),
     )

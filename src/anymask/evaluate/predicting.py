@@ -1,0 +1,92 @@
+"""Predictions of a fine-tuned classifier."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anymask.data import DataError, Source, infer_schema, open_source, ordered_loader
+from anymask.evaluate.errors import EvaluateError
+from anymask.evaluate.finetuning import load_classifier
+from anymask.table import Table
+
+
+@torch.no_grad()
+def predict(folder: str | Path, source: object, *, out: str | Path | None = None, batch_size: int = 256) -> Table:
+    """Class and probabilities of every sample, images made the size of training. Probabilities are the softmax, not
+    calibrated.
+
+    Args:
+        folder: of `finetune`.
+        source: a Source, or what `open_source` takes; labels are not needed.
+        out: a .csv or .parquet file to write the table to.
+
+    Returns:
+        A table with the columns id, predicted and `p <class>` for each class. Samples that cannot be read have no row
+        and are named in a note; another note has the accuracy, where the source has labels of the same names.
+
+    Raises:
+        RunError: no classifier in the folder. SchemaError: the data do not fit it. EvaluateError: another file ending.
+    """
+    path = None if out is None else Path(out).expanduser()
+    if path is not None and path.suffix not in (".csv", ".parquet"):
+        raise EvaluateError(f"predictions are written to .csv or .parquet, not to {path.name}")
+    classifier, run, names = load_classifier(folder)
+    data = open_source(source)
+    run.schema.check(infer_schema(data))
+    if not isinstance(data, Source):
+        raise DataError(f"{data.name} is a stream; open it without streaming=True to predict on it")
+    height, width = next(iter(run.schema.fields.values())).shape[-2:]
+    ids, table = (
+        data.ids,
+        Table(("id", "predicted", *(f"p {name}" for name in names)), title=f"predictions for {data.name}"),
+    )
+    read: list[int] = []
+    best: list[int] = []
+    for batch in ordered_loader(data, run.schema, batch_size=batch_size, size=(height, width)):
+        share = torch.softmax(classifier(batch).float(), 1)
+        for i, row in zip(batch["index"].tolist(), share.tolist()):
+            best.append(int(np.argmax(row)))
+            read.append(i)
+            table.rows.append((ids[i], names[best[-1]], *row))
+    table.notes += _notes(data, names, read, best)
+    if path is not None:
+        _write(table, path)
+    return table
+
+
+def _notes(data: Source, names: list[str], read: list[int], best: list[int]) -> list[str]:
+    notes = []
+    if len(read) < len(data):
+        lost = [name for name, _ in data.skipped]
+        notes.append(f"{len(data) - len(read)} samples could not be read: {', '.join(lost[:5])}")
+    theirs = data.label_names or names
+    if data.labels is not None and set(theirs) <= set(names):
+        truth = [(theirs[data.labels[i]], names[b]) for i, b in zip(read, best) if data.labels[i] >= 0]
+        if truth:
+            notes.append(
+                f"accuracy {100 * np.mean([a == b for a, b in truth]):.1f} % on {len(truth):,} labelled samples"
+            )
+    elif data.labels is not None:
+        notes.append(
+            f"accuracy unknown: the labels ({', '.join(theirs[:3])}, ...) are not those of the classifier "
+            f"({', '.join(names[:3])}, ...)"
+        )
+    return notes
+
+
+def _write(table: Table, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        part.write_text(table.to_csv(), encoding="utf-8")
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = list(zip(*table.rows)) or [()] * len(table.columns)
+        pq.write_table(pa.table({name: pa.array(column) for name, column in zip(table.columns, columns)}), part)
+    os.replace(part, path)

@@ -1,0 +1,295 @@
+"""What a run will do, found out before anything expensive: sizes, steps, memory, time, and all that would fail."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anymask.data import Schema, infer_schema, open_source
+from anymask.engine import Model
+from anymask.recipe import SIZES, P, Recipe, RecipeError, Size, find
+from anymask.train.optim import adamw, warmup_cosine
+
+from . import measure
+from .errors import TrainError
+from .folder import check_disk, check_folder, default_folder
+from .precision import choose
+from .progress import duration
+
+SAMPLES_SEEN = 500_000  # of a run whose number of epochs is not given
+SMALLEST_AUGMENTED = 24  # pixels of the short side; smaller images are used as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run before it starts.
+
+    `batch_size` is of one micro-step on one device; `batch` counts all devices and accumulated micro-steps. `lr` is the
+    peak rate. `memory` is in bytes, and `memory_how` says how it was found. `seconds` is None unless a trial was asked
+    for. `notes` are facts that a person may want to act on.
+    """
+
+    source: Any
+    recipe: Recipe
+    size: Size
+    size_name: str
+    schema: Schema
+    trained_at: tuple[int, ...]
+    batch_size: int
+    accumulate: int
+    devices: int
+    steps: int
+    epochs: float | None
+    precision: str
+    precision_why: str
+    lr: float
+    lr_why: str
+    parameters: int
+    encoder_parameters: int
+    memory: float
+    memory_how: str
+    seconds: float | None
+    out: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def batch(self) -> int:
+        return self.batch_size * self.accumulate * self.devices
+
+    @property
+    def micro_steps(self) -> int:
+        return self.steps * self.accumulate
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(what, value) for people."""
+        epochs = "a stream" if self.epochs is None else f"{self.epochs:.4g} epochs of {self.schema.count:,} samples"
+        parts = [f"{self.batch_size} samples"]
+        parts += [f"{self.accumulate} accumulated"] * (self.accumulate > 1) + [f"{self.devices} devices"] * (
+            self.devices > 1
+        )
+        rows = [
+            ("recipe", f"{self.recipe.slug} ({self.recipe.name}, {self.recipe.paper or 'no paper'})"),
+            ("size", f"{self.size_name}: encoder {self.size.depth} x {self.size.width}"),
+            ("parameters", f"{self.parameters:,}, of these {self.encoder_parameters:,} in the encoder"),
+            ("trained at", " x ".join(map(str, self.trained_at))),
+            ("batch", f"{self.batch} ({' x '.join(parts)})" if len(parts) > 1 else str(self.batch)),
+            ("steps", f"{self.steps:,} ({epochs})"),
+            ("learning rate", self.lr_why),
+            ("precision", f"{self.precision} ({self.precision_why})"),
+            ("memory", f"{self.memory / 2**20:,.0f} MiB ({self.memory_how})"),
+            ("output", str(self.out)),
+        ]
+        if self.seconds is not None:
+            rows.append(("expected time", f"{duration(self.seconds)} (a few steps tried on this machine)"))
+        return rows + [("note", note) for note in self.notes]
+
+
+def plan(
+    source: Any = None,
+    *,
+    recipe: str | Recipe = "mae",
+    size: str | Size | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    batch_size: int | str = "auto",
+    accumulate: int = 1,
+    precision: str = "auto",
+    changes: dict[str, Any] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    devices: int = 1,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    trial: bool = False,
+    **opening: Any,
+) -> Plan:
+    """What `pretrain` with the same arguments would do. Reads samples for the schema, builds the model once and runs it
+    on two samples; writes nothing.
+
+    Args:
+        source: an opened source, or anything that `anymask.data.open_source` takes; `opening` goes there.
+        steps: optimiser steps, in place of `epochs`.
+        trial: also run a few training steps, to tell the time.
+
+    Raises:
+        DataError, RecipeError, TrainError: whatever would stop the run; each names the mend.
+    """
+    for name, value in {"accumulate": accumulate, "devices": devices, "steps": steps or 1}.items():
+        if value < 1:
+            raise TrainError(f"{name} counts from 1, not {value}")
+    made = find(recipe).but(changes or {})
+    source = open_source(source, **opening)
+    schema = infer_schema(source, size=image_size)
+    name, widths = size_of(size or default_size(schema))
+    with torch.random.fork_rng(devices=[]):
+        model = build(made, schema, widths)
+        crop = cropped(schema, model)
+        kind, why = choose(precision, widths.width)
+        sample = measure.first_batch(source, crop, 2)
+        kept = measure.activation_bytes(model, sample, kind)
+        chosen, notes = _batch(batch_size, schema.count, devices, model, kept)
+        batch = chosen * accumulate * devices
+        count, epochs_ = _steps(epochs, steps, schema.count, batch)
+        optimiser = optimiser_of(made, model, batch)
+        seconds = None
+        if trial:
+            few = measure.first_batch(source, crop, chosen)
+            seconds = measure.seconds_per_step(model, optimiser, few, kind) * count * accumulate
+    folder = Path(out).expanduser() if out else default_folder(made.slug, schema.source)
+    check_folder(folder, overwrite=overwrite)
+    check_disk(folder, model)
+    return Plan(
+        source=source,
+        recipe=made,
+        size=widths,
+        size_name=name,
+        schema=schema,
+        trained_at=next(iter(crop.fields.values())).shape,
+        batch_size=chosen,
+        accumulate=accumulate,
+        devices=devices,
+        steps=count,
+        epochs=epochs_,
+        precision=kind,
+        precision_why=why,
+        lr=max(group["lr"] for group in optimiser.param_groups),
+        lr_why=_lr_words(made, optimiser, batch, widths.width),
+        parameters=sum(p.numel() for p in model.parameters()),
+        encoder_parameters=sum(p.numel() for part in (model.stem, model.encoder) for p in part.parameters()),
+        memory=_memory(model, kept, chosen),
+        memory_how="16 bytes a parameter, and what a backward pass keeps, measured on 2 and 4 samples",
+        seconds=seconds,
+        out=folder,
+        notes=(*notes, *_augment_notes(made, crop)),
+    )
+
+
+def build(recipe: Recipe, schema: Schema, size: Size) -> Model:
+    """The model with fresh weights, that of earlier stages too."""
+    earlier = {stage.slug: build(stage, schema, size) for stage in recipe.stages.get("stages", ())}
+    return recipe.build(schema, size, earlier=earlier)
+
+
+def cropped(schema: Schema, model: Model) -> Schema:
+    """The schema at the size that the tokenizer takes: whole patches."""
+    tokenizer = model.tokenizer
+    if not hasattr(tokenizer, "crop"):
+        return schema
+    field = schema.fields[tokenizer.field]
+    field = replace(field, shape=(*field.shape[: -len(tokenizer.crop)], *tokenizer.crop))
+    return replace(schema, fields={**schema.fields, field.name: field})
+
+
+def augmentation(recipe: Recipe, schema: Schema) -> Any:
+    """The recipe's augmentation; None for images that are too small to be cropped."""
+    if recipe.augment is None or _too_small(schema):
+        return None
+    return recipe.augment()
+
+
+def optimiser_of(recipe: Recipe, model: Model, batch: int) -> torch.optim.Optimizer:
+    """The recipe's optimiser for a batch counted over devices and accumulated micro-steps."""
+    part = recipe.optimiser or P(adamw)
+    return part(model, batch_size=batch) if part.takes("batch_size") else part(model)
+
+
+def schedule_of(recipe: Recipe, steps: int) -> Any:
+    """Optimiser step -> factor of the peak learning rate."""
+    part = recipe.schedule or P(warmup_cosine)
+    return lambda step: part(step=step, steps=steps)
+
+
+def default_epochs(count: int) -> float:
+    """So many that about `SAMPLES_SEEN` samples are seen, 1 to 400."""
+    return float(min(400, max(1, round(SAMPLES_SEEN / count))))
+
+
+def default_size(schema: Schema) -> str:
+    """ "nano" for images of at most 16 pixels on the short side, else "tiny"."""
+    return "nano" if _short_side(schema) <= 16 else "tiny"
+
+
+def _short_side(schema: Schema) -> int:
+    return min((min(f.shape[-2:]) for f in schema.fields.values() if f.kind == "image"), default=0)
+
+
+def _too_small(schema: Schema) -> bool:
+    return 0 < _short_side(schema) < SMALLEST_AUGMENTED
+
+
+def _augment_notes(recipe: Recipe, schema: Schema) -> tuple[str, ...]:
+    if recipe.augment is None or not _too_small(schema):
+        return ()
+    return (f"images below {SMALLEST_AUGMENTED} pixels are used as they are: not cropped, not mirrored",)
+
+
+def size_of(size: str | Size) -> tuple[str, Size]:
+    """Name ("own" where it has none) and widths."""
+    if isinstance(size, Size):
+        return next((name for name, known in SIZES.items() if known == size), "own"), size
+    if size not in SIZES:
+        raise RecipeError(f"no size {size!r}; there is: {', '.join(SIZES)}")
+    return size, SIZES[size]
+
+
+def _batch(
+    asked: int | str, count: int | None, devices: int, model: Model, kept: tuple[float, float]
+) -> tuple[int, tuple[str, ...]]:
+    """Samples of one micro-step on one device, and notes. "auto": 128, or 64 for sets below 2,000; halved while it is
+    larger than the set or does not fit the memory."""
+    free = measure.memory_available()
+    most = None if count is None else count // devices
+    if most is not None and most < 1:
+        raise TrainError(f"{count} samples cannot be shared by {devices} devices; lower --devices")
+    if asked == "auto":
+        batch = 128 if count is None or count >= 2_000 else 64
+        fits = lambda n: (most is None or n <= most) and (not free or _memory(model, kept, n) <= 0.8 * free)
+        while batch > 1 and not fits(batch):
+            batch //= 2
+        return batch, ()
+    if not isinstance(asked, int) or asked < 1:
+        raise TrainError(f"batch_size is 'auto' or a number from 1 on, not {asked!r}")
+    if most is not None and asked > most:
+        raise TrainError(
+            f"a batch of {asked}{f' on each of {devices} devices' if devices > 1 else ''} is larger than the set of "
+            f"{count} samples; lower --batch-size to {most} or less"
+        )
+    need = _memory(model, kept, asked)
+    if free and need > free:
+        text = f"about {need / 2**30:.1f} GiB of memory are needed and {free / 2**30:.1f} are free: lower --batch-size"
+        return asked, (f"{text} and raise --accumulate by the same factor",)
+    return asked, ()
+
+
+def _memory(model: Model, kept: tuple[float, float], batch: int) -> float:
+    return sum(p.numel() for p in model.parameters()) * measure.BYTES_PER_PARAMETER + kept[0] + kept[1] * batch
+
+
+def _steps(epochs: float | None, steps: int | None, count: int | None, batch: int) -> tuple[int, float | None]:
+    """Optimiser steps and epochs (None for a stream)."""
+    if epochs is not None and steps is not None:
+        raise TrainError("give epochs or steps, not both")
+    if epochs is not None and epochs <= 0:
+        raise TrainError(f"epochs is a number above 0, not {epochs}")
+    if count is None:
+        if epochs is not None:
+            raise TrainError("a stream has no known length, so no epochs; give steps=... (--steps)")
+        return steps or math.ceil(SAMPLES_SEEN / batch), None
+    if steps is not None:
+        return steps, steps * batch / count
+    epochs = default_epochs(count) if epochs is None else float(epochs)
+    return max(1, math.ceil(epochs * count / batch)), epochs
+
+
+def _lr_words(recipe: Recipe, optimiser: torch.optim.Optimizer, batch: int, width: int) -> str:
+    peak = max(group["lr"] for group in optimiser.param_groups)
+    part = recipe.optimiser or P(adamw)
+    if part.part is not adamw:
+        return f"{peak:.1e}"
+    given = part.defaults()
+    base, at, reference = given["lr"], given["lr_batch"], given["lr_width"]
+    words = f"{peak:.1e} = {base:.1e} for batch {at}, scaled with the square root of batch {batch}"
+    return words + (f" and of {reference} to width {width}" if width < reference else "")

@@ -1,0 +1,154 @@
+"""Verdicts, budgets, the cache and the evidence file of claims."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from anymask import arms, claims
+from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, judge, level, pack, unpack, verify
+from anymask.recipe import find
+
+RECIPE = """
+from anymask.claims import Claim
+from anymask.parts.corruptions import Replace
+from anymask.recipe import P, recipe
+from anymask.recipes.image.mae import mae
+
+
+@recipe(parent=mae, slug="{slug}")
+def {slug}(r):
+    \"\"\"A smaller ratio.\"\"\"
+    return r.but(mask={{"ratio": 0.5}})
+
+
+claim = Claim(text="dropping beats replacing", better_than=lambda r: r.but({comparator}), on="digits", samples=64,
+              epochs=1, batch_size=32)
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANYMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ANYMASK_DATA", raising=False)
+
+    def write(slug, comparator="corruption=P(Replace)"):
+        file = tmp_path / f"{slug}.py"
+        file.write_text(RECIPE.format(slug=slug, comparator=comparator))
+        return find(str(file))
+
+    return write
+
+
+def right(rate, seeds=5, samples=4000, seed=0):
+    """Correctness of runs that share what is hard, as real ones do."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random(samples)
+    return (hard + 0.1 * rng.normal(size=(seeds, samples))) < rate
+
+
+def test_the_three_verdicts():
+    base = right(0.5)
+    shown = judge(right(0.56, seed=0), base, 1.0)
+    assert shown.verdict == SHOWN and shown.effect.low > 0 and shown.effect.mean == pytest.approx(6, abs=1.5)
+    other = right(0.5, seed=0) ^ (np.random.default_rng(1).random(base.shape) < 0.01)
+    assert judge(other, base, 2.0).verdict == NOT_SHOWN
+    noisy = judge(right(0.5, samples=60, seed=3), right(0.5, samples=60, seed=4), 1.0)
+    assert noisy.verdict == NOISY and "--seeds" in noisy.note
+    assert judge(base, right(0.56, seed=0), 1.0).note == "the comparator is better"
+    small = judge(right(0.505, seeds=20, samples=40000), right(0.5, seeds=20, samples=40000), 3.0)
+    assert small.verdict == SHOWN and "smaller than" in small.note
+
+
+def test_the_interval_is_that_of_drawing_seeds_and_samples_one_by_one():
+    ours, theirs = right(0.55, seeds=3, samples=200, seed=1), right(0.5, seeds=3, samples=200, seed=2)
+    gap, rng = ours.astype(int) - theirs, np.random.default_rng(0)
+    drawn = [100 * gap[rng.integers(3, size=3)][:, rng.integers(200, size=200)].mean() for _ in range(4000)]
+    effect = judge(ours, theirs, 1.0).effect
+    assert np.allclose((effect.low, effect.high), np.quantile(drawn, (0.025, 0.975)), atol=1.0)
+
+
+def test_correctness_survives_packing():
+    correct = np.random.default_rng(0).random(1003) < 0.5
+    assert np.array_equal(unpack(json.loads(json.dumps(pack(correct)))), correct)
+
+
+def test_evidence_and_cache(make, tmp_path, monkeypatch):
+    recipe = make("halves")
+    evidence = verify(recipe, seeds=2, out=tmp_path / "evidence", progress=False)
+    saved = json.loads((tmp_path / "evidence" / "halves.json").read_text())
+    assert saved["claim"] == "dropping beats replacing" and saved["verdict"] == evidence.verdict
+    assert saved["budget"]["samples seen"] == 64 and saved["budget"]["metric"] == "linear_probe"
+    assert saved["difference"][0] == {"argument": "corruption", "ours": "Drop", "comparator": "Replace"}
+    assert saved["data"]["name"] == "digits" and saved["data"]["test samples"] == 500
+    assert saved["command"] == "anymask verify halves.py:halves --seeds 2"
+    assert len(saved["context"]["untrained encoder"]) == 2 and 50 < saved["context"]["raw input"] < 100
+    accuracy = [100 * unpack(one["correct"]).mean() for one in saved["arms"]["ours"]]
+    assert accuracy == pytest.approx([one["accuracy"] for one in saved["arms"]["ours"]])
+    assert evidence.effect.mean == pytest.approx(
+        np.mean(accuracy) - np.mean([one["accuracy"] for one in saved["arms"]["comparator"]])
+    )
+    assert [row[0] for row in evidence.table().rows] == ["raw input", "untrained encoder", "ours", "comparator"]
+    assert level("halves", tmp_path / "evidence") == (2 if evidence.verdict == SHOWN else 1)
+
+    from anymask import train
+
+    def no_training(*_, **__):
+        raise AssertionError("this arm was trained before")
+
+    monkeypatch.setattr(train, "pretrain", no_training, raising=False)
+    again = verify(recipe, seeds=2, out=tmp_path / "evidence", progress=False)
+    assert again.arms == evidence.arms and again.effect == evidence.effect
+    with pytest.raises(AssertionError):
+        verify(recipe, seeds=3, out=tmp_path / "evidence", progress=False)
+
+
+def test_the_fingerprint_is_of_what_decides_the_result(make):
+    recipe = make("prints")
+    bench = arms.open_bench(recipe.claim, None, 1.0)
+
+    def mark(recipe, data="data", seed=0):
+        return bench.arm(recipe).fingerprint(data, seed)
+
+    assert mark(recipe) == mark(find("mae").but(mask={"ratio": 0.5}))  # whatever it is called
+    marks = [mark(recipe), mark(recipe.but(mask={"ratio": 0.6})), mark(recipe, data="other"), mark(recipe, seed=1)]
+    assert len(set(marks)) == 4
+
+
+def test_scale_takes_samples_first_and_then_epochs(make):
+    claim = make("scaled").claim
+    assert len(arms.open_bench(claim, None, 2.0).train) == 128
+    large = arms.open_bench(claim, None, 100.0)
+    assert len(large.train) == 1297 and large.epochs == round(6400 / 1297)
+    whole = arms.open_bench(claim, None, 1.0)
+    assert np.array_equal(whole.train.labels, arms.open_bench(claim, None, 1.0).train.labels)
+
+
+def test_unequal_budgets_are_refused(make):
+    recipe = make("uneven", comparator="stages=(mae,)")
+    with pytest.raises(ClaimError, match="64 and 128 samples"):
+        verify(recipe, seeds=2, progress=False)
+
+
+def test_errors_name_the_mend(make, tmp_path):
+    with pytest.raises(ClaimError, match="switch something off"):
+        verify(make("same", comparator=""), progress=False)
+    with pytest.raises(ClaimError, match=r"--data FOLDER.*ANYMASK_DATA"):
+        verify("mae", progress=False)
+    with pytest.raises(ClaimError, match=re.escape(str(tmp_path / "cifar10"))):
+        verify("mae", data=tmp_path, progress=False)
+    with pytest.raises(ClaimError, match="two seeds"):
+        verify(make("one"), seeds=1, progress=False)
+    with pytest.raises(ClaimError, match="shapes"):
+        judge(np.zeros((2, 3), bool), np.zeros((2, 4), bool), 1.0)
+    assert claims.level("nothing", tmp_path) == 1
