@@ -212,11 +212,11 @@ class Branches(Pixels):
 
 
 class OneLength(Transformer):
-    """Branches on the number of tokens."""
+    """Counts its tokens in Python."""
 
     def forward(self, step, model):
         pred = super().forward(step, model)
-        return {name: p * (1.0 + p.shape[1] if p.shape[1] % 36 == 0 else 2.0) for name, p in pred.items()}
+        return {name: p * sum(1.0 for _ in range(p.shape[1])) for name, p in pred.items()}
 
 
 class Draws(Pixels):

@@ -208,3 +208,23 @@ def test_an_encoder_for_another_recipe(tmp_path):
         "positions: the recipe's own, not from the weights",
     ]
     assert torch.equal(model.encoder.prefix, weights["encoder.prefix"])
+
+
+def test_pretraining_begins_with_them(tmp_path):
+    """`init=` a Hugging Face folder: its size, patch and positions are taken with its weights."""
+    import numpy as np
+
+    from anymask.train import pretrain
+
+    model = theirs()
+    model.save_pretrained(tmp_path / "their")
+    images = np.random.default_rng(0).integers(0, 255, (8, 3, 32, 32), dtype=np.uint8)
+    run = pretrain(
+        images, init=tmp_path / "their", out=tmp_path / "run", steps=1, batch_size=4, changes={"optimiser.lr": 1e-9},
+        probe_labels=None, progress=False, precision="fp32",
+    )  # fmt: skip
+    expected = from_hugging_face(tmp_path / "their").weights
+    found = run.model().state_dict()
+    assert run.size.width == 48 and expected.keys() <= found.keys()
+    for name in ("encoder.blocks.2.mlp.fc1.weight", "stem.positions.table", "decoder.token"):
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from anymask.engine import Latent, Model, Part, Step, take
 from anymask.parts.layers import Block, CrossBlock, LayerNorm, Linear, init_weights
+from anymask.recipe import RecipeError
 
 
 class Heads(nn.Module):
@@ -134,6 +135,8 @@ class Cross(Part):
         mix: bool = True,
     ):
         super().__init__(model)
+        if mix and not getattr(model.encoder, "layers", False):
+            raise RecipeError("mixtures of layers need an encoder that returns them: --set encoder.layers=true")
         size, code = model.size, model.encoder.width
         width, depth, heads = width or size.decoder_width, depth or size.decoder_depth, heads or size.decoder_heads
         self.token = mask_token(width)

@@ -26,7 +26,7 @@ from .measure import first_batch
 from .planning import Plan, plan
 from .precision import LIGHTNING
 from .progress import Progress
-from .weights import load_weights
+from .weights import is_hugging_face, load_weights, shape_of
 
 # What a run keeps to when it goes on, and the defaults of `pretrain`, which ask for nothing.
 FROZEN: dict[str, Any] = {
@@ -87,7 +87,8 @@ def pretrain(
         epochs: passes over the data; None = about 500,000 samples in all. `steps` (optimiser steps) in its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or
             64 below 2,000 samples, less where the memory asks for it.
-        init: run folder or .safetensors file to take weights from.
+        init: what to take weights from: a run folder, a .safetensors file, or a Hugging Face ViT-MAE folder, whose
+            size and patch are then the default.
         out: the run folder; None = runs/<recipe>-<source>-<n>.
         resume: go on with the run in `out`; its own recipe, schema and settings hold.
         overwrite: replace the run in `out`.
@@ -114,6 +115,9 @@ def pretrain(
         run, data = _reopen(source, out, recipe, size, changes, given, opening)
         talk.say(f"{run.folder}: goes on")
     else:
+        if init is not None and is_hugging_face(init):
+            widths, fitting = shape_of(init)
+            size, changes = size or widths, {**fitting, **(changes or {})}
         made = plan(
             source, recipe=recipe, size=size, epochs=epochs, steps=steps, batch_size=batch_size, accumulate=accumulate,
             precision=precision, changes=changes, image_size=image_size, devices=devices, out=out, overwrite=overwrite,

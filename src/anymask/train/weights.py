@@ -1,14 +1,17 @@
-"""Weights to begin with: from another run, or a safetensors file."""
+"""Weights to begin with: from another run, a safetensors file, or a Hugging Face ViT-MAE folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from anymask.engine import Model
+from anymask.interop import from_hugging_face
+from anymask.recipe import Size
 
 from .errors import TrainError
 
@@ -17,7 +20,7 @@ def load_weights(model: Model, init: str | Path) -> str:
     """Loads what has the same name into `model`; returns in words what was loaded and what was not.
 
     Args:
-        init: a run folder (its model.safetensors), or a .safetensors file with anymask's names.
+        init: a run folder, a .safetensors file with anymask's names, or a Hugging Face folder.
 
     Raises:
         TrainError: no such weights, none of them has a name of the model's, or one has another shape.
@@ -44,6 +47,8 @@ def load_weights(model: Model, init: str | Path) -> str:
 def read_weights(init: str | Path) -> dict[str, Tensor]:
     """Weights by the names that anymask gives them. Other formats are turned into these names here."""
     path = Path(init).expanduser()
+    if is_hugging_face(path):
+        return from_hugging_face(path).weights
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise TrainError(f"{init} holds no weights ({file} is not there); give a run folder or a .safetensors file")
@@ -51,6 +56,21 @@ def read_weights(init: str | Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(file)
     except SafetensorError as error:
         raise TrainError(f"{file} is no safetensors file ({error}); give a run folder or such a file") from error
+
+
+def is_hugging_face(path: str | Path) -> bool:
+    """Whether a folder holds a Hugging Face model and no run."""
+    path = Path(path).expanduser()
+    return (path / "config.json").is_file() and not (path / "run.json").is_file()
+
+
+def shape_of(init: str | Path) -> tuple[Size, dict[str, Any]]:
+    """Size and changes of the recipe that make a model fit the weights of a Hugging Face model."""
+    made = from_hugging_face(init)
+    changes = {"tokenizer.patch": made.recipe.tokenizer.args["patch"], "positions": made.recipe.positions}
+    if "mlp_ratio" in made.recipe.encoder.args:
+        changes["encoder.mlp_ratio"] = made.recipe.encoder.args["mlp_ratio"]
+    return made.size, changes
 
 
 def _words(init: str | Path, own: dict[str, Tensor], found: dict[str, Tensor], shared: list[str]) -> str:
