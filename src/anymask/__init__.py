@@ -31,7 +31,7 @@ _HOME = {
     "Recipe": "anymask.recipe",
     "recipe": "anymask.recipe",
     "find": "anymask.recipe",
-    "diff": "anymask.recipe",
+    "diff": "anymask.compare",
     "open_source": "anymask.data",
     "infer_schema": "anymask.data",
     "AnymaskError": "anymask.errors",

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anymask.compare import diff
 from anymask.errors import AnymaskError
 from anymask.evaluate.probe import Scores, linear_probe
-from anymask.recipe import Recipe, diff
+from anymask.recipe import Recipe
 from anymask.table import Figure, Table
 
 FORMAT = 1

@@ -144,7 +144,7 @@ def recipes(as_json: bool) -> None:
 @as_json
 def show(recipe: str, as_json: bool) -> None:
     """Print the whole pipeline of RECIPE (a name, a file, or a run folder)."""
-    from anymask.recipe import flatten
+    from anymask.compare import flatten
     from anymask.table import Table
 
     found = _recipe_or_run(recipe)
@@ -161,7 +161,7 @@ def show(recipe: str, as_json: bool) -> None:
 @as_json
 def diff(a: str, b: str, as_json: bool) -> None:
     """Print what differs between two recipes or runs."""
-    from anymask.recipe import diff
+    from anymask.compare import diff
     from anymask.table import Table
 
     left, right = _recipe_or_run(a), _recipe_or_run(b)

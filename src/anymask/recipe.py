@@ -73,7 +73,7 @@ class P:
         return hash((self.part, tuple(self.args)))
 
     def __repr__(self) -> str:
-        return f"{self.part.__qualname__}({', '.join(f'{k}={_brief(v)}' for k, v in self.args.items())})"
+        return f"{self.part.__qualname__}({', '.join(f'{k}={brief(v)}' for k, v in self.args.items())})"
 
 
 @dataclass(frozen=True)
@@ -293,54 +293,6 @@ def _load_file(path: Path, wanted: str) -> Recipe:
     return _only(module, wanted)
 
 
-# Printing and comparing.
-
-
-def flatten(recipe: Recipe) -> dict[str, str]:
-    """Path ('mask.ratio') -> value as text, in stage order, defaults included; None, which lets size or data decide,
-    is "auto"."""
-    rows: dict[str, str] = {}
-    for stage in STAGES:
-        if recipe.stages.get(stage):
-            _flatten(stage, recipe.stages[stage], rows)
-    return rows
-
-
-def diff(a: Recipe, b: Recipe) -> list[tuple[str, str, str]]:
-    """(path, value in a, value in b) of everything that differs, in stage order; '-' where one has nothing there.
-    An argument that only one has is left out where it is None ("auto"), which says nothing."""
-    left, right = flatten(a), flatten(b)
-    paths = sorted({**left, **right}, key=lambda path: STAGES.index(path.partition(".")[0]))
-    rows = [(path, left.get(path, "-"), right.get(path, "-")) for path in paths]
-    return [row for row in rows if row[1] != row[2] and set(row[1:]) != {"-", "auto"}]
-
-
-def _flatten(path: str, value: Any, rows: dict[str, str]) -> None:
-    if isinstance(value, P):
-        rows[path] = value.part.__qualname__
-        for name, argument in value.defaults().items():
-            _flatten(f"{path}.{name}", argument, rows)
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            _flatten(f"{path}.{name}", item, rows)
-    elif isinstance(value, (tuple, list)) and any(isinstance(v, (P, Recipe)) for v in value):
-        for i, item in enumerate(value):
-            _flatten(f"{path}.{i}", item, rows)
-    elif isinstance(value, Recipe):
-        rows[path] = value.slug
-        rows.update({f"{path}.{p}": text for p, text in flatten(value).items()})
-    else:
-        rows[path] = _brief(value)
-
-
-def _brief(value: Any) -> str:
-    if value is None:
-        return "auto"
-    if isinstance(value, (type, types.FunctionType)):
-        return value.__qualname__
-    return value if isinstance(value, str) else repr(value)
-
-
 # Changing one argument, and plain data in and out.
 
 
@@ -363,7 +315,7 @@ def _change(part: Any, stage: str, path: list[str], value: Any) -> Any:
         items[int(path[0])] = _change(items[int(path[0])], stage, path[1:], value) if path[1:] else value
         return tuple(items)
     if not isinstance(part, P):
-        raise RecipeError(f"stage {stage!r} is {_brief(part)}, which has no argument {path[0]!r}")
+        raise RecipeError(f"stage {stage!r} is {brief(part)}, which has no argument {path[0]!r}")
     if path[1:]:
         value = _change(part.defaults().get(path[0]), f"{stage}.{path[0]}", path[1:], value)
     elif path[0] not in _parameters(part.part):
@@ -375,6 +327,15 @@ def _change(part: Any, stage: str, path: list[str], value: Any) -> Any:
 def _parameters(part: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     found = inspect.signature(part.__init__ if inspect.isclass(part) else part).parameters  # type: ignore[misc]
     return {n: p for n, p in found.items() if n != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def brief(value: Any) -> str:
+    """An argument as text."""
+    if value is None:
+        return "auto"
+    if isinstance(value, (type, types.FunctionType)):
+        return value.__qualname__
+    return value if isinstance(value, str) else repr(value)
 
 
 def _nearest(word: str, words: Any) -> str:

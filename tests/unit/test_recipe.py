@@ -6,11 +6,12 @@ import sys
 
 import pytest
 
+from anymask.compare import diff, flatten
 from anymask.contract.data import SMALL, picture_schema
 from anymask.parts.losses import l1
 from anymask.parts.masks import Random
 from anymask.parts.targets import Pixels
-from anymask.recipe import SIZES, USER_MODULE, FromStage, P, Recipe, RecipeError, catalogue, diff, find, flatten
+from anymask.recipe import SIZES, USER_MODULE, FromStage, P, Recipe, RecipeError, catalogue, find
 
 MINE = """
 from anymask.parts.masks import Random

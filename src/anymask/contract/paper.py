@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from anymask.compare import diff
 from anymask.contract.subject import ContractError, Subject, build, seeded
 from anymask.engine import Model
-from anymask.recipe import Recipe, diff
+from anymask.recipe import Recipe
 from anymask.run import Run
 
 FACTS, STORED, STAGES = "facts", "stored", "stages"

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from anymask.compare import diff
 from anymask.data import Schema, Source, duplicates_across, infer_schema, open_source, training_loader
-from anymask.recipe import USER_MODULE, Recipe, Size, diff, find
+from anymask.recipe import USER_MODULE, Recipe, Size, find
 from anymask.run import Run, sweep
 
 from . import folder, planning, state
