@@ -22,9 +22,9 @@ import torch
 
 from anymask.claims import Claim, ClaimError, pack
 from anymask.data import Schema, Source, infer_schema, open_source
-from anymask.evaluate.features import embed
-from anymask.evaluate.probe import Scores
-from anymask.evaluate.report import raw_input
+from anymask.evaluation.features import embed
+from anymask.evaluation.probe import Scores
+from anymask.evaluation.report import raw_input
 from anymask.recipe import USER_MODULE, Recipe
 from anymask.run import Run, write_atomically
 
@@ -103,9 +103,7 @@ class Bench:
 
         say = Progress(show=progress).say
         place = self._place(arm, seed)
-        metric = self.claim.metric.__name__
-        measured = hashlib.sha256(f"{metric} {self.claim.pool} {self.test.fingerprint()}".encode()).hexdigest()[:16]
-        figures = place / f"{metric}-{measured}.json"
+        figures = place / f"{self._measurement()}.json"
         if figures.is_file():
             say(f"{title}: from the cache")
             return json.loads(figures.read_text())
@@ -124,6 +122,13 @@ class Bench:
         write_atomically(figures, json.dumps(found).encode())
         say(f"{title}: {found['accuracy']:.1f} %, trained in {seconds:.0f} s")
         return found
+
+    def _measurement(self) -> str:
+        """A name for what figures depend on beside the trained arm."""
+        metric = self.claim.metric
+        code = [_code(module) for module in (metric.__module__, "anymask.evaluation.features")]
+        mark = hashlib.sha256(f"{self.claim.pool} {self.test.fingerprint()} {code}".encode()).hexdigest()
+        return f"{metric.__name__}-{mark[:16]}"
 
     def _place(self, arm: Arm, seed: int) -> Path:
         return self.cache / arm.fingerprint(self.train.fingerprint(), seed)

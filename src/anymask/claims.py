@@ -22,7 +22,7 @@ import numpy as np
 
 from anymask.compare import diff
 from anymask.errors import AnymaskError
-from anymask.evaluate.probe import Scores, linear_probe
+from anymask.evaluation.probe import Scores, linear_probe
 from anymask.recipe import Recipe
 from anymask.table import Figure, Table
 
@@ -46,11 +46,9 @@ class Claim:
         ours: the recipe -> the arm that has the mechanism, where it is not the recipe itself.
         on: data set of the claim: a folder among the data sets, or "digits".
         metric: of the frozen features, on (train_x, train_y, test_x, test_y).
-        pool: of the features, see `anymask.evaluate.embed`.
+        pool: of the features, see `anymask.evaluation.embed`.
         smallest_effect: the least difference in points that would matter, stated before the run.
         size, epochs, samples, batch_size: of both arms. `samples` are pre-trained on, and probed with their labels.
-        lr: peak learning rate of both arms at `batch_size`; None = the recipe's own. The papers' rates are for wide
-            models and long runs, and leave a narrow one near its start after a few hundred steps.
     """
 
     text: str
@@ -61,17 +59,9 @@ class Claim:
     pool: str = "mean"
     smallest_effect: float = 1.0
     size: str = "nano"
-    epochs: int = 10
+    epochs: int = 15
     samples: int = 5000
     batch_size: int = 128
-    lr: float | None = 2e-3
-
-    def arms(self, recipe: Recipe) -> dict[str, Recipe]:
-        """Both arms, by name."""
-        made = dict(zip(ARMS, (self.ours(recipe), self.better_than(recipe))))
-        if self.lr is None:
-            return made
-        return {name: arm.but(optimiser={"lr": self.lr, "lr_batch": self.batch_size}) for name, arm in made.items()}
 
 
 class Verdict(NamedTuple):
@@ -117,7 +107,7 @@ class Evidence:
 
     def table(self) -> Table:
         """Accuracy of each arm, and the verdict as a note."""
-        from anymask.evaluate.report import interval
+        from anymask.evaluation.report import interval
 
         rows: list[Any] = [
             ("raw input", Figure(self.context["raw input"])),
@@ -169,7 +159,7 @@ def verify(
         )
     if seeds < 2:
         raise ClaimError("a claim needs at least two seeds, as the interval is over seeds; --seeds 5 is the default")
-    both = claim.arms(recipe)
+    both = dict(zip(ARMS, (claim.ours(recipe), claim.better_than(recipe))))
     difference = [dict(zip(("argument", *ARMS), row)) for row in diff(*both.values())]
     if not difference:
         raise ClaimError(
@@ -197,8 +187,7 @@ def verify(
         arms=results,
         context={"raw input": bench.raw(), "untrained encoder": untrained},
         difference=difference,
-        budget=made["ours"].budget()
-        | {"scale": scale, "lr": claim.lr, "metric": claim.metric.__name__, "pool": claim.pool},
+        budget=made["ours"].budget() | {"scale": scale, "metric": claim.metric.__name__, "pool": claim.pool},
         data=bench.about(),
         command=_command(recipe, seeds, scale),
         machine=arms.machine(),

@@ -71,7 +71,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--recipe", default="mae", show_default=True, metavar="NAME|FILE.py"),
         click.option("--size", metavar="NAME", help="nano, tiny, small, base, large, huge; by default from the data."),
-        click.option("--epochs", type=float, help="By default about 500,000 samples in all."),
+        click.option("--epochs", type=float, help="By default about 400,000 samples in all."),
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
@@ -222,7 +222,7 @@ def verify(recipe: tuple[str, ...], as_json: bool, **options: Any) -> None:
 def embed(run: str, source: str, recipe_file: str | None, label: str | None, strict: bool, **options: Any) -> None:
     """Write the features of SOURCE under RUN's encoder. Interrupted, the same command goes on."""
     from anymask.data import open_source
-    from anymask.evaluate import embed
+    from anymask.evaluation import embed
 
     path = embed(_run(run, recipe_file), open_source(source, label=label, strict=strict), progress=True, **options)
     click.echo(f"wrote {path}")
@@ -246,7 +246,7 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Linear probe and nearest neighbours with few labels, against raw input and the same encoder untrained."""
     from anymask.data import open_source
-    from anymask.evaluate import evaluate
+    from anymask.evaluation import evaluate
 
     data = open_source(source, label=label, group=group)
     held = None if test is None else open_source(test, label=label)
@@ -274,7 +274,7 @@ def finetune(
 ) -> None:  # fmt: skip
     """Fine-tune RUN's encoder to a classifier of SOURCE's labels."""
     from anymask.data import open_source
-    from anymask.evaluate import finetune
+    from anymask.evaluation import finetune
 
     data = open_source(source, label=label, group=group)
     given = {name: value for name, value in options.items() if value is not None}
@@ -290,7 +290,7 @@ def finetune(
 @as_json
 def predict(classifier: str, source: str, recipe_file: str | None, as_json: bool, out: Path | None) -> None:
     """Class and probabilities of each sample of SOURCE under a fine-tuned CLASSIFIER."""
-    from anymask.evaluate import predict
+    from anymask.evaluation import predict
 
     _load(recipe_file)
     table = predict(classifier, source, out=out)

@@ -62,7 +62,7 @@ def both(tmp_path, shape=(3, 32, 32), **changes):
     return model, ours, Step(batch, tokens, mask, aux={}), pixels, noise
 
 
-def compare(model, ours, step, pixels, noise, tolerance=1e-5, **options):
+def compare(record, model, ours, step, pixels, noise, tolerance=1e-5, **options):
     with torch.no_grad():
         their = model(pixels, noise=noise, **options)
         code = model.vit(pixels, noise=noise, **options)
@@ -76,22 +76,22 @@ def compare(model, ours, step, pixels, noise, tolerance=1e-5, **options):
         "reconstruction": (pred - their.logits * their.mask[..., None]).abs().max().item(),
         "loss": (own.loss - their.loss).abs().item(),
     }
-    print({name: f"{gap:.1e}" for name, gap in gaps.items()})
+    record("mae", "transformers ViTMAEForPreTraining", gaps)
     assert torch.equal((~step.mask.visible).float(), their.mask)
     assert max(gaps.values()) < tolerance, gaps
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_square(tmp_path, normalise):
-    compare(*both(tmp_path, norm_pix_loss=normalise))
+def test_square(record, tmp_path, normalise):
+    compare(record, *both(tmp_path, norm_pix_loss=normalise))
 
 
-def test_their_default_epsilon(tmp_path):
+def test_their_default_epsilon(record, tmp_path):
     """1e-12 in layer norms in place of 1e-6."""
-    compare(*both(tmp_path, layer_norm_eps=1e-12), tolerance=3e-4)
+    compare(record, *both(tmp_path, layer_norm_eps=1e-12), tolerance=3e-4)
 
 
-def test_not_square(tmp_path):
+def test_not_square(record, tmp_path):
     """Encoder positions are interpolated in two dimensions by both. Their decoder interpolates over the flat sequence,
     as if the grid were one line: for the comparison ours is given those positions."""
     model, ours, step, pixels, noise = both(tmp_path, (3, 24, 40))
@@ -102,7 +102,7 @@ def test_not_square(tmp_path):
     table = Table(ours, width=32, grid=grid, learned=False)
     table.table.data = line.flatten(2).transpose(1, 2)
     ours.decoder.positions = table
-    compare(model, ours, step, pixels, noise, interpolate_pos_encoding=True)
+    compare(record, model, ours, step, pixels, noise, interpolate_pos_encoding=True)
 
 
 def test_more_patches_than_trained_with(tmp_path):

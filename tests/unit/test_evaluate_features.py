@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anymask.data import DataError, SchemaError, infer_schema, open_source
-from anymask.evaluate import EvaluateError, embed, features
+from anymask.evaluation import EvaluateError, embed, features
 from anymask.recipe import SIZES, find
 from anymask.run import Run
 

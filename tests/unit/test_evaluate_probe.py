@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from anymask.evaluate import EvaluateError, knn, linear_probe
-from anymask.evaluate.probe import logistic_regression
+from anymask.evaluation import EvaluateError, knn, linear_probe
+from anymask.evaluation.probe import logistic_regression
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from anymask.data import DataError, SchemaError, infer_schema, open_source
-from anymask.evaluate import EvaluateError, evaluate, finetune, load_classifier, predict
-from anymask.evaluate.finetuning import layer_groups
-from anymask.evaluate.report import interval, raw_input
+from anymask.evaluation import EvaluateError, evaluate, finetune, load_classifier, predict
+from anymask.evaluation.finetuning import layer_groups
+from anymask.evaluation.report import interval, raw_input
 from anymask.recipe import SIZES, find
 from anymask.run import Run, RunError
 from anymask.table import Figure, Table
@@ -143,7 +143,7 @@ def test_finetuning_is_repeatable_and_leaves_the_generator_alone(run, bars, tmp_
 
 
 def test_rates_fall_towards_the_input(run):
-    from anymask.evaluate import Classifier
+    from anymask.evaluation import Classifier
 
     classifier = Classifier(run.model(), classes=2)
     groups = layer_groups(classifier, lr=1.0, weight_decay=0.1, decay=0.5)

@@ -385,7 +385,7 @@ def test_small_images_are_not_augmented():
 def test_probe_reports_duplicates(tmp_path, monkeypatch):
     asked = {}
     fake = types.SimpleNamespace(evaluate=lambda run, source, **options: asked.update(options) or "table")
-    monkeypatch.setitem(sys.modules, "anymask.evaluate", fake)
+    monkeypatch.setitem(sys.modules, "anymask.evaluation", fake)
     x, y = images(), np.arange(40) % 2
     made = run(tmp_path / "a", (x, y), steps=1, probe_labels=(1, "all"))
     assert asked == {"labels": (1, "all"), "test": None}

@@ -20,7 +20,7 @@ from .folder import check_disk, check_folder, default_folder
 from .precision import choose
 from .progress import duration
 
-SAMPLES_SEEN = 500_000  # of a run whose number of epochs is not given
+SAMPLES_SEEN = 400_000  # of a run whose number of epochs is not given
 SMALLEST_AUGMENTED = 24  # pixels of the short side; smaller images are used as they are
 
 

@@ -85,7 +85,7 @@ def pretrain(
             `label`, `group`, `strict` and `streaming` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}.
         size: name or Size; None = "nano" up to 16 pixels, else "tiny".
-        epochs: passes over the data; None = about 500,000 samples in all. `steps` (optimiser steps) in its place.
+        epochs: passes over the data; None = about 400,000 samples in all. `steps` (optimiser steps) in its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or
             64 below 2,000 samples, less where the memory asks for it.
         init: what to take weights from: a run folder, a .safetensors file, or a Hugging Face ViT-MAE folder, whose
@@ -138,13 +138,13 @@ def pretrain(
 def probe(
     run: Run, source: Any, *, labels: Sequence[int | str] = (1, 5, 10, "all"), test: Any = None, say: Any = print
 ) -> Any:
-    """What the run's features are worth with a few labels, as the table of `anymask.evaluate.evaluate`.
+    """What the run's features are worth with a few labels, as the table of `anymask.evaluation.evaluate`.
 
     Args:
         test: another source to measure on; None = the source's test split, or a part held back.
         say: called with a warning where test samples are also in the training set.
     """
-    evaluate = importlib.import_module("anymask.evaluate").evaluate
+    evaluate = importlib.import_module("anymask.evaluation").evaluate
     if test is not None:
         test = open_source(test)
     elif isinstance(source, Source) and "test" in source.splits:

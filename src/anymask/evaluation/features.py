@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anymask.data import DataError, Schema, Source, infer_schema, open_source, ordered_loader
 from anymask.engine import Latent, Model
-from anymask.evaluate.errors import EvaluateError
+from anymask.evaluation.errors import EvaluateError
 from anymask.run import ENCODER_PARTS, Run, write_atomically
 
 Pool = Callable[[Latent], Tensor]

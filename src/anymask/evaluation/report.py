@@ -22,8 +22,8 @@ from anymask.data import (
     ordered_loader,
     split_source,
 )
-from anymask.evaluate.features import Pool, embed
-from anymask.evaluate.probe import Scores, knn, linear_probe
+from anymask.evaluation.features import Pool, embed
+from anymask.evaluation.probe import Scores, knn, linear_probe
 from anymask.run import Run
 from anymask.table import Figure, Table
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from anymask.data import DataError, Source, infer_schema, open_source, ordered_loader
-from anymask.evaluate.errors import EvaluateError
-from anymask.evaluate.finetuning import load_classifier
+from anymask.evaluation.errors import EvaluateError
+from anymask.evaluation.finetuning import load_classifier
 from anymask.table import Table
 
 

@@ -29,8 +29,8 @@ from anymask.data import (
 )
 from anymask.data.augment import RandomCrop, RandomResizedCrop
 from anymask.engine import Model, Sample, Step, everything
-from anymask.evaluate.features import POOLS
-from anymask.evaluate.report import labelled
+from anymask.evaluation.features import POOLS
+from anymask.evaluation.report import labelled
 from anymask.parts.layers import LayerNorm, Linear
 from anymask.run import ENCODER_PARTS, Run, RunError, save_tensors, write_atomically
 from anymask.train.optim import warmup_cosine
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
     Args:
         model: its decoder, target and so on are kept, frozen, as parts may read them; they are not saved.
         classes: how many.
-        pool: name in `anymask.evaluate.features.POOLS`: "mean" or "cls".
+        pool: name in `anymask.evaluation.features.POOLS`: "mean" or "cls".
     """
 
     def __init__(self, model: Model, *, classes: int, pool: str = "mean"):

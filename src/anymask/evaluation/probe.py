@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anymask.evaluate.errors import EvaluateError
+from anymask.evaluation.errors import EvaluateError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C, the inverse of the penalty, as scikit-learn's
 ONE_LABEL = 0.1  # C where there are too few labels to choose it
