@@ -28,7 +28,7 @@ from anymask.evaluation.report import raw_input
 from anymask.recipe import USER_MODULE, Recipe
 from anymask.run import Run, write_atomically
 
-PRECISION = "fp32"  # on every machine, so that arms differ in nothing else
+PRECISION = "bf16"  # on every machine, so that arms differ in nothing else
 SUBSET_SEED = 0  # the training part is the same for all seeds, arms and claims
 PROBE_SEED = 0
 
@@ -175,7 +175,7 @@ class Bench:
         return run, seconds
 
     def _measure(self, run: Run, *, trained: bool) -> Scores:
-        options = dict(pool=self.claim.pool, trained=trained)
+        options = dict(pool=self.claim.pool, trained=trained, precision=PRECISION)
         x, test_x = (np.asarray(embed(run, part, **options)) for part in (self.train, self.test))  # type: ignore[arg-type]
         return self._score(x, test_x)
 
@@ -272,7 +272,8 @@ def _strip(value: Any) -> Any:
 
 def _modules(value: Any) -> Iterator[str]:
     """Modules whose code decides what a recipe's training gives."""
-    yield from ("anymask.engine", "anymask.keyed", "anymask.parts.layers", "anymask.train.optim")
+    yield from ("anymask.engine", "anymask.keyed", "anymask.parts.layers", "anymask.parts.linear")
+    yield from ("anymask.train.optim", "anymask.train.module")
     if isinstance(value, dict):
         for key, item in value.items():
             if key in ("part", "object") and isinstance(item, str):

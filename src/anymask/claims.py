@@ -59,7 +59,7 @@ class Claim:
     pool: str = "mean"
     smallest_effect: float = 1.0
     size: str = "nano"
-    epochs: int = 15
+    epochs: int = 10
     samples: int = 5000
     batch_size: int = 128
 
@@ -240,20 +240,6 @@ def equal_budget(ours: Any, comparator: Any) -> None:
             f"the arms see {ours.seen:,} and {comparator.seen:,} samples; a comparison needs equal budgets: give "
             "both the same stages, epochs and samples"
         )
-
-
-def level(slug: str, folder: str | Path | None = None) -> int:
-    """How far a recipe is: 1 it runs, 2 its claim is shown, 3 a published figure is reproduced.
-
-    From <folder>/<slug>.json; `folder` None = evidence/ where you are, or in the checkout that anymask is run from.
-    """
-    checkout = Path(__file__).parents[2] / "evidence"
-    for place in [Path(folder)] if folder is not None else [Path("evidence"), checkout]:
-        file = place / f"{slug}.json"
-        if file.is_file():
-            found = json.loads(file.read_text())
-            return 3 if found.get("reproduced") else 2 if found["verdict"] == SHOWN else 1
-    return 1
 
 
 def pack(correct: np.ndarray) -> dict[str, Any]:

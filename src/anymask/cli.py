@@ -91,7 +91,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--compile", is_flag=True, help="torch.compile.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
-    "--probe-labels", default="1,5,10,all", show_default=True, metavar="N,...|none", help="Labels a class, at the end."
+    "--probe-labels", default="1,5,10", show_default=True, metavar="N,...|none", help="Labels a class, at the end."
 )
 @click.option("--test", help="Source to probe on; by default the test split, or a part held back.")
 @click.option("--workers", **number)

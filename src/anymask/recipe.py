@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from anymask.engine import Model
 from anymask.errors import AnymaskError
+from anymask.sizes import SIZES, Size
 
 USER_MODULE = "anymask_user_"  # prefix of the modules that `--recipe ./mine.py` loads
 
@@ -90,26 +91,6 @@ def _resolve(value: Any, model: Any) -> Any:
         return model.earlier[value.name]
     return value
 
-
-class Size(NamedTuple):
-    """Widths and depths of encoder and decoder."""
-
-    width: int
-    depth: int
-    heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-
-
-SIZES = {
-    "nano": Size(96, 4, 4, 64, 1, 4),  # toy-sized data: digits, small tables
-    "tiny": Size(192, 12, 3, 192, 4, 3),
-    "small": Size(384, 12, 6, 512, 8, 16),
-    "base": Size(768, 12, 12, 512, 8, 16),
-    "large": Size(1024, 24, 16, 512, 8, 16),
-    "huge": Size(1280, 32, 16, 512, 8, 16),
-}
 
 MODEL_STAGES = (
     "tokenizer",

@@ -155,3 +155,56 @@ def test_errors_name_the_mend(words, says, folder, run, tmp_path, monkeypatch):
     output = call(*(places.get(word, word) for word in words), code=2)
     assert says in output and "Traceback" not in output
     assert set(tmp_path.rglob("*")) == before  # nothing was begun
+
+
+def jpg(place, rng):
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(place / f"{i}.jpg")
+
+
+def tiff16(place, rng):
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 60000, (32, 32), dtype=np.uint16)).save(place / f"{i}.tif")
+
+
+def five_channels(place, rng):
+    for i in range(12):
+        np.save(place / f"{i}.npy", rng.normal(size=(5, 32, 32)).astype(np.float32))
+
+
+def mixed_sizes(place, rng):
+    for i in range(12):
+        shape = (int(rng.integers(24, 60)), int(rng.integers(24, 60)), 3)
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(place / f"{i}.png")
+
+
+def odd_size(place, rng):
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 255, (37, 29, 3), dtype=np.uint8)).save(place / f"{i}.png")
+
+
+@pytest.mark.parametrize("make", [jpg, tiff16, five_channels, mixed_sizes, odd_size])
+def test_other_images(make, tmp_path):
+    """The same command on other data: trained, embedded, drawn, and described."""
+    place = tmp_path / "images"
+    place.mkdir()
+    make(place, np.random.default_rng(0))
+    out = tmp_path / "run"
+    text = call("pretrain", place, "--size", "nano", "--epochs", 1, "--batch-size", 4, "--out", out)
+    assert "no labels" not in text and "3 steps" in text
+    call("embed", out, place, "-o", tmp_path / "z.npy")
+    features = np.load(tmp_path / "z.npy")
+    assert features.shape == (12, 96) and np.isfinite(features).all()
+    call("reconstruct", out, place, "-o", tmp_path / "p.png")
+    call("pretrain", place, "--out", out, "--resume")  # says that it is finished
+
+
+def test_a_bad_file_is_named(tmp_path):
+    place = tmp_path / "images"
+    place.mkdir()
+    jpg(place, np.random.default_rng(0))
+    (place / "broken.jpg").write_bytes((place / "0.jpg").read_bytes()[:100])
+    words = ("pretrain", place, "--size", "nano", "--epochs", 1, "--batch-size", 4, "--quiet")
+    assert "broken.jpg" in call(*words, "--strict", "--out", tmp_path / "a", code=2)
+    assert "broken.jpg" in call("describe", place, "--size", "nano")
+    call(*words, "--out", tmp_path / "b")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from anymask import arms, claims
-from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, judge, level, pack, unpack, verify
+from anymask import arms
+from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, judge, pack, unpack, verify
+from anymask.levels import level
 from anymask.recipe import find
 
 RECIPE = """
@@ -151,4 +152,4 @@ def test_errors_name_the_mend(make, tmp_path):
         verify(make("one"), seeds=1, progress=False)
     with pytest.raises(ClaimError, match="shapes"):
         judge(np.zeros((2, 3), bool), np.zeros((2, 4), bool), 1.0)
-    assert claims.level("nothing", tmp_path) == 1
+    assert level("nothing", tmp_path) == 1

@@ -388,7 +388,7 @@ def test_probe_reports_duplicates(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "anymask.evaluation", fake)
     x, y = images(), np.arange(40) % 2
     made = run(tmp_path / "a", (x, y), steps=1, probe_labels=(1, "all"))
-    assert asked == {"labels": (1, "all"), "test": None}
+    assert asked == {"labels": (1, "all"), "test": None, "lenient": True}
     said = []
     assert probe(made, open_source((x, y)), test=(x[:10], y[:10]), say=said.append) == "table"
     assert "100.0% of the test samples" in said[0]

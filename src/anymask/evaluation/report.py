@@ -28,6 +28,7 @@ from anymask.run import Run
 from anymask.table import Figure, Table
 
 RAW = 4096  # values of raw input; larger images are averaged down to fewer
+FEW = 10_000  # training samples that few-label figures are drawn from and standardised by
 CHECKED = 20_000  # duplicates are looked for in sets of at most so many samples
 Labels = int | Literal["all"]
 DEFAULT_LABELS: tuple[Labels, ...] = (1, 5, 10, "all")
@@ -44,6 +45,7 @@ def evaluate(
     pool: str | Pool = "mean",
     seed: int = 0,
     batch_size: int = 256,
+    lenient: bool = False,
     progress: bool = False,
 ) -> Table:
     """Accuracy of frozen features with few labels, in per cent: raw input, untrained encoder and pre-trained encoder.
@@ -55,8 +57,8 @@ def evaluate(
     Args:
         run: a Run or its folder.
         source: a labelled Source, or what `open_source` takes.
-        labels: labels a class, numbers or "all"; what is asked for must be there. None = 1, 5, 10 and all, as far as
-            there are so many.
+        labels: labels a class, numbers or "all"; what is asked for must be there, or is left out with a note if
+            `lenient`. None = 1, 5, 10 and all, as far as there are so many.
         test: what accuracy is measured on; None = the source's own test split, or else a fifth of it, split by group
             where there are groups.
         pool: see `embed`.
@@ -68,7 +70,8 @@ def evaluate(
     run = run if isinstance(run, Run) else Run.open(run)
     train, held, notes = _parts(run, source, test, seed)
     run.schema.check(infer_schema(train))
-    columns = _columns(train, labels, notes)
+    columns = _columns(train, DEFAULT_LABELS if labels is None else labels, notes, lenient or labels is None)
+    train = _enough(train, columns, notes, seed)
     notes.append(
         f"encoder features are pooled by {pool if isinstance(pool, str) else getattr(pool, '__name__', pool)!r}"
     )
@@ -169,22 +172,36 @@ def _open(source: object) -> Source:
     return opened
 
 
-def _columns(train: Source, asked: Sequence[Labels] | None, notes: list[str]) -> list[Labels]:
+def _columns(train: Source, asked: Sequence[Labels], notes: list[str], lenient: bool) -> list[Labels]:
     """The numbers of labels a class that there are enough of."""
     assert train.labels is not None
     classes, counts = np.unique(train.labels, return_counts=True)
     least = int(counts.min())
     columns: list[Labels] = []
-    for n in asked or DEFAULT_LABELS:
+    for n in asked:
         if n == "all" or n <= least:
             columns.append(n)
             continue
         name = train.label_names[classes[counts.argmin()]] if train.label_names else str(classes[counts.argmin()])
         text = f"class {name!r} has {least} labelled training samples, fewer than {n} labels a class"
-        if asked is not None and tuple(asked) != DEFAULT_LABELS:
+        if not lenient:
             raise DataError(f'{text}; ask for {least} or fewer, or "all"')
         notes.append(f"{text}, which is left out")
     return columns
+
+
+def _enough(train: Source, columns: Sequence[Labels], notes: list[str], seed: int) -> Source:
+    """A random part of a large training part where few labels are asked for, since all of it would be embedded."""
+    assert train.labels is not None
+    if "all" in columns or len(train) <= FEW:
+        return train
+    part = np.sort(np.random.default_rng(seed).permutation(len(train))[:FEW])
+    found, counts = np.unique(train.labels[part], return_counts=True)
+    most = max((n for n in columns if n != "all"), default=0)
+    if len(found) < len(np.unique(train.labels)) or counts.min() < most:
+        return train
+    notes.append(f"labelled samples are drawn from {FEW:,} random ones of {len(train):,}, which also standardise")
+    return train.subset(part)
 
 
 def _features(

@@ -106,6 +106,8 @@ def _kernel(x: Tensor, weight: Tensor) -> torch.dtype | None:
     """Type in which this layer runs as a convolution; None = as `F.linear`."""
     if x.device.type != "cpu" or weight.dtype != torch.float32 or weight.numel() < _MIN_WEIGHT or x.numel() == 0:
         return None
+    if not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
+        return None  # torch runs a 1x1 convolution of one image without oneDNN then
     if torch.is_autocast_enabled("cpu"):
         if torch.compiler.is_compiling() or torch.get_autocast_dtype("cpu") is not torch.bfloat16:
             return None
