@@ -71,7 +71,7 @@ def test_but_reaches_into_nested_parts():
         ({"maks": P(Random)}, r"a recipe has no stage 'maks'; did you mean 'mask'\?"),
         ({"mask.ration": 0.5}, r"mask \(Random\) takes no argument 'ration'; did you mean 'ratio'\?"),
         ({"mask": {"unti": 2}}, r"mask \(Random\) takes no argument 'unti'; did you mean 'unit'\?"),
-        ({"mask.qqq": 2}, r"takes no argument 'qqq' \(there is: ratio, unit, ask\)"),
+        ({"mask.qqq": 2}, r"takes no argument 'qqq' \(there is: ratio, unit, fewest, ask\)"),
         ({"loss.eps": 1}, "stage 'loss' is mse, which has no argument 'eps'"),
     ],
 )
@@ -85,11 +85,11 @@ def test_p():
     assert P(Random, ratio=0.5) == P(Random, ratio=0.5) != P(Random, ratio=0.6)
     assert hash(P(Random, ratio=0.5)) == hash(P(Random, ratio=0.5))
     assert repr(P(Random, ratio=0.5)) == "Random(ratio=0.5)"
-    assert P(Random).defaults() == {"ratio": 0.75, "unit": 1, "ask": 1.0}
+    assert P(Random).defaults() == {"ratio": 0.75, "unit": 1, "fewest": 1, "ask": 1.0}
     with pytest.raises(RecipeError, match=r"Random takes no argument 'ratoi'; did you mean 'ratio'\?"):
         P(Random, ratoi=0.5)
-    with pytest.raises(RecipeError, match=r"Pixels takes 2 arguments \(normalise, stream\), got 3"):
-        P(Pixels, 1, 2, 3)
+    with pytest.raises(RecipeError, match=r"Pixels takes 3 arguments \(normalise, fewest, stream\), got 4"):
+        P(Pixels, 1, 2, 3, 4)
 
 
 def test_unknown_attribute_of_a_recipe():

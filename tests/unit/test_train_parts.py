@@ -102,7 +102,7 @@ def test_automatic_batch_fits_the_memory(monkeypatch):
 
 
 def test_default_epochs():
-    assert [planning.default_epochs(n) for n in (10, 50_000, 10**7)] == [400, 10, 1]
+    assert [planning.default_epochs(n) for n in (10, 50_000, 10**7)] == [120, 8, 1]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_a_run_records(tmp_path):
 def test_collapse_is_seen():
     start = watch.Features(0.5, 8.0)
     assert watch.collapse(start, watch.Features(0.3, 5.0), 0.5) is None
-    assert "collapsed" in watch.collapse(start, watch.Features(0.04, 5.0), 0.5)
+    assert "collapsed" in watch.collapse(start, watch.Features(0.01, 5.0), 0.5)
     assert "collapsed" in watch.collapse(start, watch.Features(0.3, 1.5), 0.5)
     assert watch.collapse(watch.Features(math.nan, math.nan), watch.Features(math.nan, math.nan), 0.5) is None
 
@@ -372,7 +372,7 @@ def test_streams_train_by_steps(tmp_path):
     made = run(tmp_path / "a", steps=3, streaming=True)
     rows = metrics.read(made.folder / "metrics.csv")
     assert len(rows) == 3 and "epoch" not in rows[0]
-    assert plan(images(), size=SIZE, streaming=True).steps == math.ceil(500_000 / 128)
+    assert plan(images(), size=SIZE, streaming=True).steps == math.ceil(planning.SAMPLES_SEEN / 128)
 
 
 def test_small_images_are_not_augmented():

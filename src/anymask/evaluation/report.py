@@ -210,7 +210,8 @@ def _features(
     """(row name, features of both parts)."""
     yield "raw input", [raw_input(part, run.schema, batch_size=batch_size) for part in (train, held)]
     for name, trained in (("untrained encoder", False), ("pre-trained encoder", True)):
-        options = dict(pool=pool, trained=trained, batch_size=batch_size, progress=progress)
+        precision = run.settings.get("precision", "fp32")  # that of the training: the features it was made for
+        options = dict(pool=pool, trained=trained, batch_size=batch_size, precision=precision, progress=progress)
         yield name, [np.asarray(embed(run, part, **options)) for part in (train, held)]  # type: ignore[arg-type]
 
 

@@ -37,7 +37,8 @@ def _conv_is_faster() -> frozenset[torch.dtype]:
 
 
 CONV_IS_FASTER = _conv_is_faster()
-_MIN_WEIGHT = 64 * 64  # smaller layers: the fixed cost of a call outweighs the faster kernel
+_MIN_WEIGHT = 64 * 64
+_MIN_PRODUCTS = 2**25  # multiplications; below, the fixed cost of a convolution outweighs its faster kernel
 
 
 def _image(x: Tensor) -> Tensor:
@@ -106,8 +107,11 @@ def _kernel(x: Tensor, weight: Tensor) -> torch.dtype | None:
     """Type in which this layer runs as a convolution; None = as `F.linear`."""
     if x.device.type != "cpu" or weight.dtype != torch.float32 or weight.numel() < _MIN_WEIGHT or x.numel() == 0:
         return None
-    if not torch.compiler.is_compiling() and torch.get_num_threads() == 1:
-        return None  # torch runs a 1x1 convolution of one image without oneDNN then
+    # A compiled graph does not ask these two, so that it serves all lengths. With one thread, torch runs a 1x1
+    # convolution of one image without oneDNN.
+    small = not torch.compiler.is_compiling() and x.numel() * weight.shape[0] < _MIN_PRODUCTS
+    if small or (not torch.compiler.is_compiling() and torch.get_num_threads() == 1):
+        return None
     if torch.is_autocast_enabled("cpu"):
         if torch.compiler.is_compiling() or torch.get_autocast_dtype("cpu") is not torch.bfloat16:
             return None

@@ -56,9 +56,12 @@ class Random(Scored):
     Args:
         ratio, ask: see `Scored`.
         unit: tokens along each axis of a grid that are hidden or shown together.
+        fewest: tokens that stay visible on small grids, whatever the ratio.
     """
 
-    def __init__(self, model: Model, *, ratio: float = 0.75, unit: int = 1, ask: float | None = 1.0):
+    def __init__(
+        self, model: Model, *, ratio: float = 0.75, unit: int = 1, fewest: int = 1, ask: float | None = 1.0
+    ):
         super().__init__(model, ratio=ratio, ask=ask)
         if unit < 1:
             raise RecipeError(f"mask.unit counts tokens, at least 1, not {unit}")
@@ -67,14 +70,17 @@ class Random(Scored):
             raise RecipeError(
                 f"mask units of {unit} tokens hide a whole grid of {grid}; --set mask.unit={max(1, max(grid) // 3)}"
             )
-        self.unit = unit
+        if fewest < 1 or (grid is not None and fewest >= math.prod(grid)):
+            raise RecipeError(f"mask.fewest={fewest} of {grid} tokens leaves nothing to hide or to see")
+        self.unit, self.fewest = unit, fewest
 
     def visible(self, tokens: Tokens) -> float | int:
-        grid = tokens.grid or (1,)
-        if self.unit == 1 or tokens.valid is not None or any(n % self.unit for n in grid):
+        grid = tokens.grid
+        if tokens.valid is not None or grid is None:
             return 1.0 - self.ratio
-        area = self.unit ** len(grid)  # whole units, so that none is cut in two
-        return max(1, int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)) * area
+        area = self.unit ** len(grid) if not any(n % self.unit for n in grid) else 1  # whole units, none cut in two
+        shown = int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)
+        return max(shown, -(-self.fewest // area)) * area
 
     def score(self, step: Step, model: Model) -> Tensor:
         tokens, key = step.tokens, step.sample["key"]

@@ -16,13 +16,14 @@ class Pixels(Part):
 
     Args:
         normalise: each token by its own mean and spread (MAE, arXiv:2111.06377, section 4.1).
+        fewest: values of a token that have statistics of their own; smaller tokens are not normalised.
         stream: None = the tokenizer's only one.
     """
 
-    def __init__(self, model: Model, *, normalise: bool = True, stream: str | None = None):
+    def __init__(self, model: Model, *, normalise: bool = True, fewest: int = 16, stream: str | None = None):
         super().__init__(model)
         self.stream = stream or next(iter(model.tokenizer.streams))
-        self.normalise = normalise
+        self.normalise = normalise and model.tokenizer.streams[self.stream] >= fewest
         self.heads = {"pixels": Head(model.tokenizer.streams[self.stream])}
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:

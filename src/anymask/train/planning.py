@@ -163,8 +163,18 @@ def plan(
         memory_how="16 bytes a parameter, and what a backward pass keeps, measured on 2 and 4 samples",
         seconds=seconds,
         out=folder,
-        notes=(*notes, *_augment_notes(made, crop)),
+        notes=(*_left_out(source), *notes, *_augment_notes(made, crop)),
     )
+
+
+def _left_out(source: Any) -> tuple[str, ...]:
+    """Which files cannot be read."""
+    skipped = list(getattr(source, "skipped", ()))
+    if not skipped:
+        return ()
+    names = ", ".join(f"{name} ({reason})" for name, reason in skipped[:3])
+    more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
+    return (f"{len(skipped):,} left out, not readable: {names}{more}; --strict makes that an error",)
 
 
 def build(recipe: Recipe, schema: Schema, size: Size) -> Model:
@@ -203,8 +213,8 @@ def schedule_of(recipe: Recipe, steps: int) -> Any:
 
 
 def default_epochs(count: int) -> float:
-    """So many that about `SAMPLES_SEEN` samples are seen, 1 to 400."""
-    return float(min(400, max(1, round(SAMPLES_SEEN / count))))
+    """So many that about `SAMPLES_SEEN` samples are seen, 1 to 120."""
+    return float(min(120, max(1, round(SAMPLES_SEEN / count))))
 
 
 def default_size(schema: Schema) -> str:

@@ -3,7 +3,7 @@
 Everything is judged on one fixed batch with fixed masks, so that numbers of different steps compare. Four things are
 looked for:
 
-collapse    the features of different samples have become (nearly) the same: their spread is below a tenth of what it
+collapse    the features of different samples have become (nearly) the same: their spread is below 3 % of what it
             was at the start, in units of their size; or their effective rank (Roy & Vetterli 2007) has fallen below 2
             from at least 4.
 no better   after a quarter of the run the error is above 98 % of that of the best constant prediction: the mean or
@@ -76,7 +76,7 @@ class Watch:
 
 
 def collapse(start: Features, now: Features, progress: float) -> str | None:
-    flat, narrow = now.spread < 0.1 * start.spread, now.rank < 2.0 <= start.rank / 2
+    flat, narrow = now.spread < 0.03 * start.spread, now.rank < 2.0 <= start.rank / 2
     if not (flat or narrow):
         return None
     what = f"spread {now.spread:.2g}, {start.spread:.2g} at the start; effective rank {now.rank:.1f}, {start.rank:.1f}"

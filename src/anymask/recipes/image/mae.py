@@ -23,7 +23,7 @@ def mae(r):
     """
     return r.but(
         tokenizer=P(Patches),
-        mask=P(Random, ratio=0.75),
+        mask=P(Random, ratio=0.75, fewest=8),
         corruption=P(Drop),
         stem=P(Embed),
         positions=P(SinCos),
