@@ -99,6 +99,7 @@ def test_own_recipe(folder, tmp_path):
     file = tmp_path / "my_own.py"
     call("new", "my-own", "--parent", "simmim", "--out", file)
     assert "exists" in call("new", "my-own", "--out", file, code=2)
+    assert call("check", file).count("passed") >= 10  # the whole contract, on a file nobody has touched
     out = tmp_path / "run"
     words = ("pretrain", folder, "--epochs", 1, "--batch-size", 8, "--quiet", "--probe-labels", "none")
     call(*words, "--recipe", file, "--out", out)
