@@ -266,16 +266,37 @@ def show(result: dict) -> None:
             print(f"  {pair}: {r['median']:.2f} x (quartiles {r['quartile1']:.2f} to {r['quartile3']:.2f})")
 
 
+def profile(key: str, precision: str) -> None:
+    """Self time by operation of three steps, the largest twelve."""
+    step = make_arm(f"anymask-{precision}", SHAPES[key])
+    step(), step()
+    with torch.profiler.profile() as trace:
+        for _ in range(3):
+            step()
+    rows = sorted(trace.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    print(f"\n{SHAPES[key].label}, {precision}: {total / 3000:.0f} ms a step")
+    for row in rows[:12]:
+        print(f"  {row.self_cpu_time_total / total:6.1%}  {row.key}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--profile", action="store_true", help="where one step of anymask goes, in place of the race")
     parser.add_argument("--steps", type=int, default=15, help="rounds; each runs one step of every arm")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--peer-modes", nargs="+", choices=PEER_MODES, default=list(PEER_MODES))
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.profile:
+        torch.set_num_threads(args.threads)
+        for key in args.shapes:
+            for precision in args.precision:
+                profile(key, precision)
+        return
     if args.steps < 3:
         parser.error("--steps: at least 3 rounds, for medians and quartiles")
     torch.set_num_threads(args.threads)

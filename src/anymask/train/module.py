@@ -114,9 +114,10 @@ class MicroSteps:
         return self.total
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        begun, batches = time.perf_counter(), iter(self.loader(self.at))
+        batches = iter(self.loader(self.at))
         with workers_deaf():  # they are started for the first batch
             batch = next(batches, None)
+        begun = time.perf_counter()  # decoding a small set once, before the first batch, is no waiting between steps
         while batch is not None:
             self.waited += time.perf_counter() - begun
             self.at += 1
