@@ -1,4 +1,4 @@
-"""The defaults for toy-sized images, judged on a validation part of the digits' training part; the test part is not read.
+"""Defaults for toy-sized images, judged on a validation part of the digits' training part; the test part is not read.
 
     OMP_NUM_THREADS=1 python benchmarks/digits_defaults.py [VARIANT ...]
 """
