@@ -23,8 +23,8 @@ import torch
 from anymask.claims import Claim, ClaimError, pack
 from anymask.data import Schema, Source, infer_schema, open_source
 from anymask.evaluation.features import embed
+from anymask.evaluation.inputs import raw_input
 from anymask.evaluation.probe import Scores
-from anymask.evaluation.report import raw_input
 from anymask.recipe import USER_MODULE, Recipe
 from anymask.run import Run, write_atomically
 

@@ -94,7 +94,7 @@ class Evidence:
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"effect": self.effect._asdict()}
+        return dataclasses.asdict(self) | {"effect": self.effect.to_json()}
 
     def save(self, folder: str | Path) -> Path:
         """Writes <folder>/<recipe>.json."""
@@ -107,7 +107,7 @@ class Evidence:
 
     def table(self) -> Table:
         """Accuracy of each arm, and the verdict as a note."""
-        from anymask.evaluation.report import interval
+        from anymask.table import interval
 
         rows: list[Any] = [
             ("raw input", Figure(self.context["raw input"])),

@@ -8,21 +8,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
 
 class Figure(NamedTuple):
-    """A mean, and its 95 % interval where there is one."""
+    """A mean, and its 95 % interval where there is one; printed with so many `digits` after the point."""
 
     mean: float
     low: float | None = None
     high: float | None = None
+    digits: int = 1
 
     def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.mean:.1f}"
-        return f"{self.mean:.1f} ({self.low:.1f} to {self.high:.1f})"
+        mean, low, high = (None if v is None else f"{v:.{self.digits}f}" for v in self[:3])
+        return f"{mean}" if low is None or high is None else f"{mean} ({low} to {high})"
+
+    def to_json(self) -> dict[str, float | None]:
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def interval(values: np.ndarray, digits: int = 1) -> Figure:
+    """The mean, and its 95 % interval by Student's t where there are two values or more."""
+    from scipy import stats  # takes half a second to import
+
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Figure(mean, digits=digits)
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return Figure(mean, mean - half, mean + half, digits)
 
 
 @dataclass
@@ -62,7 +77,7 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; a Figure becomes {"mean", "low", "high"}."""
-        rows = [[cell._asdict() if isinstance(cell, Figure) else cell for cell in row] for row in self.rows]
+        rows = [[cell.to_json() if isinstance(cell, Figure) else cell for cell in row] for row in self.rows]
         return {"title": self.title, "columns": list(self.columns), "rows": rows, "notes": list(self.notes)}
 
     def to_csv(self) -> str:

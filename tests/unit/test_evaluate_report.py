@@ -10,10 +10,10 @@ import torch
 from anymask.data import DataError, SchemaError, infer_schema, open_source
 from anymask.evaluation import EvaluateError, evaluate, finetune, load_classifier, predict
 from anymask.evaluation.finetuning import layer_groups
-from anymask.evaluation.report import interval, raw_input
+from anymask.evaluation.inputs import raw_input
 from anymask.recipe import SIZES, find
 from anymask.run import Run, RunError
-from anymask.table import Figure, Table
+from anymask.table import Figure, Table, interval
 
 SMALL = SIZES["nano"]._replace(width=32, depth=2, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2)
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from .finetuning import Classifier, finetune, load_classifier
     from .predicting import predict
     from .probe import knn, linear_probe
-    from .report import evaluate
+    from .tasking import evaluate
 
 _HOME = {
     "Classifier": "finetuning",
     "EvaluateError": "errors",
     "embed": "features",
-    "evaluate": "report",
+    "evaluate": "tasking",
     "finetune": "finetuning",
     "knn": "probe",
     "linear_probe": "probe",

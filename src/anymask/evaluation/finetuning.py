@@ -30,7 +30,7 @@ from anymask.data import (
 from anymask.data.augment import RandomCrop, RandomResizedCrop
 from anymask.engine import Model, Sample, Step, everything
 from anymask.evaluation.features import POOLS
-from anymask.evaluation.report import labelled
+from anymask.evaluation.inputs import labelled
 from anymask.parts.layers import LayerNorm, Linear
 from anymask.run import ENCODER_PARTS, Run, RunError, save_tensors, write_atomically
 from anymask.train.optim import warmup_cosine

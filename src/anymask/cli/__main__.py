@@ -1,0 +1,3 @@
+from anymask.cli import main
+
+main()

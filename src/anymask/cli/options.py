@@ -1,0 +1,116 @@
+"""Options that several commands share, in the same words, and what they are turned into."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from anymask.recipe import Recipe
+    from anymask.table import Table
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+recipe_files = click.option(
+    "--recipe", "recipe_file", metavar="FILE.py", help="The file of your own recipe, if the run was made with one."
+)
+label = click.option("--label", help="Column of the labels.")
+group = click.option("--group", help="Column that must not be split, such as patient.")
+strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
+image_size = click.option("--image-size", type=int, help="Side of training images in pixels.")
+number: dict[str, Any] = dict(
+    default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
+)
+batch_size = click.option("--batch-size", **number)
+
+
+def changing(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--set", "changes", multiple=True, metavar="STAGE.ARGUMENT=VALUE", help="Change the recipe: mask.ratio=0.8."
+    )(command)
+
+
+def planning(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What decides how a training run will be."""
+    for option in (
+        click.option("--recipe", default="mae", show_default=True, metavar="NAME|FILE.py"),
+        click.option("--size", metavar="NAME", help="nano, tiny, small, base, large, huge; by default from the data."),
+        click.option("--epochs", type=float, help="By default about 400,000 samples in all."),
+        batch_size,
+        click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
+        click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
+        image_size, label, group, strict, changing,
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+# From words to values.
+
+
+def number_or_auto(text: Any) -> int | str:
+    if isinstance(text, int) or text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor 'auto'") from None
+
+
+def labels_asked(text: str) -> tuple[Any, ...] | None:
+    if text == "none":
+        return None
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if word != "all" and not word.isdigit()]
+    if wrong:
+        raise click.BadParameter(f"{wrong[0]!r} is not a number of labels a class; give such as 1,5,10,all or none")
+    return tuple(word if word == "all" else int(word) for word in words)
+
+
+def changes_of(texts: tuple[str, ...]) -> dict[str, Any]:
+    """'mask.ratio=0.8' -> {"mask.ratio": 0.8}; a value that is a number, true, false, null or JSON counts as such, any
+    other as text (for a stage of a recipe: the name of a part, as in `loss=l1`)."""
+    found = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"--set {text!r} has no value; give such as --set mask.ratio=0.8")
+        try:
+            found[path] = json.loads(value)
+        except json.JSONDecodeError:
+            found[path] = value
+    return found
+
+
+def load_recipe(recipe_file: str | None) -> None:
+    if recipe_file:
+        from anymask.recipe import find
+
+        find(recipe_file)
+
+
+def open_run(folder: str, recipe_file: str | None) -> Any:
+    from anymask.run import Run
+
+    load_recipe(recipe_file)
+    return Run.open(folder)
+
+
+def recipe_or_run(name: str) -> Recipe:
+    if Path(name).is_dir():
+        return open_run(name, None).recipe
+    from anymask.recipe import find
+
+    return find(name)
+
+
+def show_table(table: Table, as_json: bool) -> None:
+    if as_json:
+        json.dump(table.to_json(), sys.stdout, indent=1, default=str)
+        sys.stdout.write("\n")
+    else:
+        table.print()

@@ -1,0 +1,119 @@
+"""What every evaluation begins with: labelled parts of a source, raw input, features of three kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anymask.data import (
+    DataError,
+    Schema,
+    Source,
+    duplicates_across,
+    ordered_loader,
+    split_source,
+)
+from anymask.evaluation.features import Pool, embed
+from anymask.run import Run
+
+RAW = 4096  # values of raw input; larger images are averaged down to fewer
+CHECKED = 20_000  # duplicates are looked for in sets of at most so many samples
+
+
+def raw_input(source: Source, schema: Schema, *, batch_size: int = 256) -> np.ndarray:
+    """(N, D) flattened input in raw units: all images made the size of training, and averaged over squares where that
+    is more than 4,096 values. The row of a sample that cannot be read is NaN."""
+    out: np.ndarray | None = None
+    height, width = next(iter(schema.fields.values())).shape[-2:]
+    side = pooling(schema)
+    for batch in ordered_loader(source, schema, batch_size=batch_size, size=(height, width)):
+        x = torch.cat([_averaged(batch[name].float(), side).flatten(1) for name in schema.fields], 1).numpy()
+        out = np.full((len(source), x.shape[1]), np.nan, dtype=np.float32) if out is None else out
+        out[batch["index"].numpy()] = x
+    if out is None:
+        raise DataError(f"no sample of {source.name} could be read")
+    return out
+
+
+def labelled(source: Source) -> Source:
+    """The samples of a source that have a label and can be read.
+
+    Raises:
+        DataError: there are no labels, or of one class only.
+    """
+    if source.labels is None or not (source.labels >= 0).any():
+        raise DataError(
+            f"{source.name} has no labels, which this needs: put images into class folders, add a metadata.csv "
+            "with a column label, or name the label column (--label, label=)"
+        )
+    bad = set(source.bad_rows)
+    keep = [i for i, (row, y) in enumerate(zip(source.rows, source.labels)) if y >= 0 and int(row) not in bad]
+    found = np.unique(source.labels[keep])
+    if len(found) < 2:
+        raise DataError(
+            f"all labelled samples of {source.name} are of one class, which leaves nothing to tell apart; give "
+            "data of two classes or more, or another label column (--label, label=)"
+        )
+    return source if len(keep) == len(source) else source.subset(keep)
+
+
+def parts_of(run: Run, source: Source, test: Source | None, seed: int) -> tuple[Source, Source, list[str]]:
+    """Training part, test part and notes."""
+    if test is not None:
+        train, held, how = source, test, "the test part is the one given"
+    elif "test" in source.splits:
+        train, held, how = source, source.split("test"), "the test part is the data's own test split"
+    else:
+        train, held = split_source(labelled(source), seed=seed)
+        how = f"the test part is a fifth of the data, split{' by group' * (source.groups is not None)} with seed {seed}"
+    notes = [how]
+    if held.fingerprint() == run.schema.fingerprint or (
+        train is not source and source.fingerprint() == run.schema.fingerprint
+    ):
+        notes.append("the run was pre-trained on the test part as well, without its labels")
+    train, held = labelled(train), labelled(held)
+    if train.label_names and held.label_names and train.label_names != held.label_names:
+        raise DataError(
+            f"{held.name} has other classes ({', '.join(held.label_names[:5])}) than {train.name} "
+            f"({', '.join(train.label_names[:5])}); give a test part with the same classes"
+        )
+    return train, held, notes
+
+
+def features_of(
+    run: Run, train: Source, held: Source, pool: str | Pool, batch_size: int, progress: bool
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """(row name, features of both parts)."""
+    yield "raw input", [raw_input(part, run.schema, batch_size=batch_size) for part in (train, held)]
+    for name, trained in (("untrained encoder", False), ("pre-trained encoder", True)):
+        precision = run.settings.get("precision", "fp32")  # that of the training: the features it was made for
+        options = dict(pool=pool, trained=trained, batch_size=batch_size, precision=precision, progress=progress)
+        yield name, [np.asarray(embed(run, part, **options)) for part in (train, held)]  # type: ignore[arg-type]
+
+
+def readable(features: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels of the samples that could be read."""
+    assert source.labels is not None
+    features = features.reshape(len(features), -1)
+    there = ~np.isnan(features[:, 0])
+    return features[there], source.labels[there]
+
+
+def duplicates(train: Source, held: Source) -> list[str]:
+    if max(len(train), len(held)) > CHECKED:
+        return [f"duplicates between training and test part were not looked for (more than {CHECKED:,} samples)"]
+    twice = len({j for _, j in duplicates_across(train, held)})
+    return [f"{twice} of {len(held):,} test samples are in the training part as well"] if twice else []
+
+
+def pooling(schema: Schema) -> int:
+    """Side of the squares that raw images are averaged over."""
+    values = sum(int(np.prod(f.shape)) for f in schema.fields.values())
+    return max(1, int(np.ceil(np.sqrt(values / RAW))))
+
+
+def _averaged(images: Tensor, side: int) -> Tensor:
+    return images if side == 1 else torch.nn.functional.avg_pool2d(images, side, ceil_mode=True)

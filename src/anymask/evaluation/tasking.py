@@ -1,0 +1,83 @@
+"""`evaluate`: a run measured by one of the tasks in `anymask.evaluation.tasks`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from anymask.data import DataError, Source, infer_schema, open_source
+from anymask.evaluation import tasks
+from anymask.evaluation.errors import EvaluateError
+from anymask.run import Run
+from anymask.table import Table
+
+
+def task_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+
+
+def task(name: str) -> Callable[..., Table]:
+    """The function of a task.
+
+    Raises:
+        EvaluateError: there is none of this name.
+    """
+    if name not in task_names():
+        raise EvaluateError(f"no task {name!r}{_near(name, task_names())}; there is: {', '.join(task_names())}")
+    return importlib.import_module(f"{tasks.__name__}.{name}").evaluate
+
+
+def evaluate(run: Run | str | Path, source: object, *, task: str | None = None, **options: Any) -> Table:
+    """What a run is worth on a task, beside baselines.
+
+    Args:
+        run: a Run or its folder.
+        source: a Source, or what `open_source` takes.
+        task: its name; None = "classify".
+        options: of the task, see `anymask.evaluation.tasks`. All take `test` (a Source to measure on; None = the
+            source's own test split or, where the task needs one, a part held back), `seed` and `progress`.
+
+    Raises:
+        EvaluateError: no such task, or an option that it does not take.
+        SchemaError: the data do not fit the model. DataError: they are not what the task needs.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    data = opened(source)
+    name = task or "classify"
+    measure = _task(name)
+    known = [o for o in inspect.signature(measure).parameters if o not in ("run", "source")]
+    for option in options:
+        if option not in known:
+            raise EvaluateError(
+                f"task {name!r} has no option {option!r}{_near(option, known)}; it has: {', '.join(known)}"
+            )
+    if options.get("test") is not None:
+        options["test"] = opened(options["test"])
+    run.schema.check(infer_schema(data))
+    return measure(run, data, **options)
+
+
+def opened(source: object) -> Source:
+    """
+    Raises:
+        DataError: a stream.
+    """
+    found = open_source(source)
+    if not isinstance(found, Source):
+        raise DataError(
+            f"{found.name} is a stream, whose labels are known by reading only; open it without streaming=True"
+        )
+    return found
+
+
+def _near(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+_task = task  # `evaluate` has an argument of this name

@@ -1,0 +1,106 @@
+"""Classes with few labels: linear probe and nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from anymask.data import DataError, Source, few_label_draws
+from anymask.evaluation.features import Pool
+from anymask.evaluation.inputs import duplicates, features_of, parts_of, pooling, readable
+from anymask.evaluation.probe import Scores, knn, linear_probe
+from anymask.run import Run
+from anymask.table import Table, interval
+
+FEW = 10_000  # training samples that few-label figures are drawn from and standardised by
+Labels = int | Literal["all"]
+DEFAULT_LABELS: tuple[Labels, ...] = (1, 5, 10, "all")
+PROBES: dict[str, Callable[..., Scores]] = {"linear probe": linear_probe, "nearest neighbours": knn}
+
+
+def evaluate(
+    run: Run,
+    source: Source,
+    *,
+    labels: Sequence[Labels] | None = None,
+    draws: int = 10,
+    test: Source | None = None,
+    pool: str | Pool = "mean",
+    seed: int = 0,
+    batch_size: int = 256,
+    lenient: bool = False,
+    progress: bool = False,
+) -> Table:
+    """Accuracy of frozen features with few labels, in per cent: raw input, untrained encoder and pre-trained encoder.
+
+    Each figure is the mean over `draws` of the labelled samples, with its 95 % interval (Student's t over the draws);
+    the draws are the same in every row. Features are standardised by the whole training part, which takes no labels.
+    Probes are chosen on labelled training samples only (see `linear_probe`, `knn`).
+
+    Args:
+        source: labelled.
+        labels: labels a class, numbers or "all"; what is asked for must be there, or is left out with a note if
+            `lenient`. None = 1, 5, 10 and all, as far as there are so many.
+        test: what accuracy is measured on; None = the source's own test split, or else a fifth of it, split by group
+            where there are groups.
+        pool: see `embed`.
+
+    Raises:
+        DataError: no labels, one class, or fewer labels than asked for.
+    """
+    train, held, notes = parts_of(run, source, test, seed)
+    columns = _columns(train, DEFAULT_LABELS if labels is None else labels, notes, lenient or labels is None)
+    train = _enough(train, columns, notes, seed)
+    notes.append(
+        f"encoder features are pooled by {pool if isinstance(pool, str) else getattr(pool, '__name__', pool)!r}"
+    )
+    notes += duplicates(train, held)
+    if pooling(run.schema) > 1:
+        notes.append(f"raw input is averaged over squares of {pooling(run.schema)} pixels")
+    rows: list[Sequence[Any]] = []
+    for name, features in features_of(run, train, held, pool, batch_size, progress):
+        (x, y), (test_x, test_y) = (readable(f, part) for f, part in zip(features, (train, held)))
+        for probe, measure in PROBES.items():
+            figures = []
+            for n in columns:
+                chosen = few_label_draws(y, n, 1 if n == "all" else draws, seed)
+                got = [measure(x[d], y[d], test_x, test_y, reference=x, seed=seed).accuracy for d in chosen]
+                figures.append(interval(100 * np.array(got)))
+            rows.append((name, probe, *figures))
+    heads = ["all labels" if n == "all" else f"{n} label{'s' * (n != 1)} a class" for n in columns]
+    title = f"accuracy in % on {len(held):,} test samples of {held.name}, {run.recipe.slug}"
+    return Table(("features", "probe", *heads), rows, title=title, notes=notes)
+
+
+def _columns(train: Source, asked: Sequence[Labels], notes: list[str], lenient: bool) -> list[Labels]:
+    """The numbers of labels a class that there are enough of."""
+    assert train.labels is not None
+    classes, counts = np.unique(train.labels, return_counts=True)
+    least = int(counts.min())
+    columns: list[Labels] = []
+    for n in asked:
+        if n == "all" or n <= least:
+            columns.append(n)
+            continue
+        name = train.label_names[classes[counts.argmin()]] if train.label_names else str(classes[counts.argmin()])
+        text = f"class {name!r} has {least} labelled training samples, fewer than {n} labels a class"
+        if not lenient:
+            raise DataError(f'{text}; ask for {least} or fewer, or "all"')
+        notes.append(f"{text}, which is left out")
+    return columns
+
+
+def _enough(train: Source, columns: Sequence[Labels], notes: list[str], seed: int) -> Source:
+    """A random part of a large training part where few labels are asked for, since all of it would be embedded."""
+    assert train.labels is not None
+    if "all" in columns or len(train) <= FEW:
+        return train
+    part = np.sort(np.random.default_rng(seed).permutation(len(train))[:FEW])
+    found, counts = np.unique(train.labels[part], return_counts=True)
+    most = max((n for n in columns if n != "all"), default=0)
+    if len(found) < len(np.unique(train.labels)) or counts.min() < most:
+        return train
+    notes.append(f"labelled samples are drawn from {FEW:,} random ones of {len(train):,}, which also standardise")
+    return train.subset(part)
