@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from anymask import arms
-from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, judge, pack, unpack, verify
-from anymask.levels import level
-from anymask.recipe import find
+from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, Evidence, OutOfTime, arms, judge, verify
+from anymask.claims.evidence import pack, page, unpack
+from anymask.claims.levels import level
+from anymask.recipe import catalogue, find
 
 RECIPE = """
 from anymask.claims import Claim
@@ -55,14 +55,14 @@ def right(rate, seeds=5, samples=4000, seed=0):
     """Correctness of runs that share what is hard, as real ones do."""
     rng = np.random.default_rng(seed)
     hard = rng.random(samples)
-    return (hard + 0.1 * rng.normal(size=(seeds, samples))) < rate
+    return 100.0 * ((hard + 0.1 * rng.normal(size=(seeds, samples))) < rate)
 
 
 def test_the_three_verdicts():
     base = right(0.5)
     shown = judge(right(0.56, seed=0), base, 1.0)
     assert shown.verdict == SHOWN and shown.effect.low > 0 and shown.effect.mean == pytest.approx(6, abs=1.5)
-    other = right(0.5, seed=0) ^ (np.random.default_rng(1).random(base.shape) < 0.01)
+    other = np.where(np.random.default_rng(1).random(base.shape) < 0.01, 100 - base, base)
     assert judge(other, base, 2.0).verdict == NOT_SHOWN
     noisy = judge(right(0.5, samples=60, seed=3), right(0.5, samples=60, seed=4), 1.0)
     assert noisy.verdict == NOISY and "--seeds" in noisy.note
@@ -73,15 +73,26 @@ def test_the_three_verdicts():
 
 def test_the_interval_is_that_of_drawing_seeds_and_samples_one_by_one():
     ours, theirs = right(0.55, seeds=3, samples=200, seed=1), right(0.5, seeds=3, samples=200, seed=2)
-    gap, rng = ours.astype(int) - theirs, np.random.default_rng(0)
-    drawn = [100 * gap[rng.integers(3, size=3)][:, rng.integers(200, size=200)].mean() for _ in range(4000)]
+    gap, rng = ours - theirs, np.random.default_rng(0)
+    drawn = [gap[rng.integers(3, size=3)][:, rng.integers(200, size=200)].mean() for _ in range(4000)]
     effect = judge(ours, theirs, 1.0).effect
     assert np.allclose((effect.low, effect.high), np.quantile(drawn, (0.025, 0.975)), atol=1.0)
 
 
-def test_correctness_survives_packing():
-    correct = np.random.default_rng(0).random(1003) < 0.5
-    assert np.array_equal(unpack(json.loads(json.dumps(pack(correct)))), correct)
+def test_scores_survive_packing():
+    rng = np.random.default_rng(0)
+    for scores in (100.0 * (rng.random(1003) < 0.5), rng.normal(size=7).astype(np.float32), np.zeros(3)):
+        packed = json.loads(json.dumps(pack(scores)))
+        assert np.array_equal(unpack(packed), scores)
+    assert len(json.dumps(pack(np.zeros(8000)))) < 1500  # a bit a sample where scores are right or wrong
+
+
+def test_judging_takes_real_scores():
+    rng = np.random.default_rng(0)
+    errors = rng.gamma(2.0, size=(4, 500))
+    found = judge(-errors, -(errors + 0.02 + 0.05 * rng.normal(size=errors.shape)), 0.01)
+    assert found.verdict == SHOWN and found.effect.mean == pytest.approx(0.02, abs=0.005)
+    assert str(found.effect).startswith("0.02")  # as many digits as the smallest effect needs
 
 
 def test_evidence_and_cache(make, tmp_path, monkeypatch):
@@ -89,17 +100,18 @@ def test_evidence_and_cache(make, tmp_path, monkeypatch):
     evidence = verify(recipe, seeds=2, out=tmp_path / "evidence", progress=False)
     saved = json.loads((tmp_path / "evidence" / "halves.json").read_text())
     assert saved["claim"] == "dropping beats replacing" and saved["verdict"] == evidence.verdict
-    assert saved["budget"]["samples seen"] == 64 and saved["budget"]["metric"] == "linear_probe"
+    assert saved["budget"]["samples seen"] == 64 and saved["budget"]["metric"] == "linear_probe (mean)"
     assert saved["difference"][0] == {"argument": "corruption", "ours": "Drop", "comparator": "Replace"}
     assert saved["data"]["name"] == "digits" and saved["data"]["test samples"] == 500
     assert saved["command"] == "anymask verify halves.py:halves --seeds 2"
-    assert len(saved["context"]["untrained encoder"]) == 2 and 50 < saved["context"]["raw input"] < 100
-    accuracy = [100 * unpack(one["correct"]).mean() for one in saved["arms"]["ours"]]
-    assert accuracy == pytest.approx([one["accuracy"] for one in saved["arms"]["ours"]])
+    assert len(saved["context"]["untrained encoder"]) == 2 and 50 < saved["context"]["raw input"][0] < 100
+    accuracy = [unpack(one["scores"]).mean() for one in saved["arms"]["ours"]]
+    assert accuracy == pytest.approx([one["score"] for one in saved["arms"]["ours"]])
     assert evidence.effect.mean == pytest.approx(
-        np.mean(accuracy) - np.mean([one["accuracy"] for one in saved["arms"]["comparator"]])
+        np.mean(accuracy) - np.mean([one["score"] for one in saved["arms"]["comparator"]])
     )
     assert [row[0] for row in evidence.table().rows] == ["raw input", "untrained encoder", "ours", "comparator"]
+    assert Evidence.read(tmp_path / "evidence" / "halves.json") == evidence
     assert level("halves", tmp_path / "evidence") == (2 if evidence.verdict == SHOWN else 1)
 
     from anymask import train
@@ -112,6 +124,8 @@ def test_evidence_and_cache(make, tmp_path, monkeypatch):
     assert again.arms == evidence.arms and again.effect == evidence.effect
     with pytest.raises(AssertionError):
         verify(recipe, seeds=3, out=tmp_path / "evidence", progress=False)
+    with pytest.raises(OutOfTime, match="2 of 3 seeds"):  # what is there costs no time
+        verify(recipe, seeds=3, budget=0.0, out=tmp_path / "evidence", progress=False)
 
 
 def test_the_fingerprint_is_of_what_decides_the_result(make):
@@ -153,3 +167,18 @@ def test_errors_name_the_mend(make, tmp_path):
     with pytest.raises(ClaimError, match="shapes"):
         judge(np.zeros((2, 3), bool), np.zeros((2, 4), bool), 1.0)
     assert level("nothing", tmp_path) == 1
+
+
+def test_the_page_lists_every_recipe_with_what_the_files_say(tmp_path):
+    folder = arms.REPOSITORY / "evidence"
+    text = page(folder)
+    for slug in catalogue():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| `{slug}` |")]
+        assert f"| {level(slug, folder)} |" in line
+        if (folder / f"{slug}.json").is_file():
+            found = Evidence.read(folder / f"{slug}.json")
+            assert str(found.effect) in line and found.verdict in line
+        else:
+            assert line.endswith("| not run |")
+    assert page(tmp_path).count("| not run |") == len(list(catalogue()))
+    assert (arms.REPOSITORY / "docs" / "evidence.md").read_text() == text, "run: anymask evidence -o docs/evidence.md"

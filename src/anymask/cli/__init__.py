@@ -43,6 +43,6 @@ def main() -> None:
 for command in (
     training.pretrain, training.describe, using.evaluate, using.embed, using.finetune, using.predict,
     using.reconstruct, using.export, recipes.recipes, recipes.show, recipes.diff, recipes.new, recipes.check,
-    recipes.verify,
+    recipes.verify, recipes.evidence,
 ):  # fmt: skip
     main.add_command(command)

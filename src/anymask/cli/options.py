@@ -86,6 +86,17 @@ def changes_of(texts: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def seconds_of(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """'90s', '30m', '2h' or a number of seconds."""
+    if text is None:
+        return None
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        return float(text[:-1]) * factor if factor else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no length of time; give such as 90s, 30m or 2h") from None
+
+
 def load_recipe(recipe_file: str | None) -> None:
     if recipe_file:
         from anymask.recipe import find

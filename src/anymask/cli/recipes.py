@@ -1,4 +1,4 @@
-"""Commands about recipes: recipes, show, diff, new, check, verify."""
+"""Commands about recipes: recipes, show, diff, new, check, verify, evidence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from anymask.cli.options import (
     as_json,
     recipe_or_run,
+    seconds_of,
     show_table,
 )
 
@@ -18,7 +19,7 @@ from anymask.cli.options import (
 @as_json
 def recipes(as_json: bool) -> None:
     """List all recipes: name, paper, family, level of evidence, what it changes."""
-    from anymask.levels import level
+    from anymask.claims.levels import level
     from anymask.recipe import catalogue, find
     from anymask.table import Table
 
@@ -87,16 +88,40 @@ def check(recipe: str) -> None:
 
 
 @click.command()
-@click.argument("recipe", nargs=-1, required=True)
+@click.argument("recipe", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="All recipes, in place of naming them.")
 @click.option("--seeds", type=int, default=5, show_default=True)
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplies samples seen.")
+@click.option("--budget", callback=seconds_of, metavar="30m", help="Stop then; the same command goes on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("evidence"), show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the claims' data sets; or $ANYMASK_DATA.")
 @as_json
-def verify(recipe: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def verify(recipe: tuple[str, ...], every: bool, as_json: bool, budget: float | None, **options: Any) -> None:
     """Run the claim of each RECIPE, its mechanism on against off, and write the evidence."""
-    from anymask.claims import verify
-    from anymask.recipe import find
+    import time
 
-    for name in recipe:
-        show_table(verify(find(name), **options).table(), as_json)
+    from anymask.claims import verify
+    from anymask.recipe import catalogue, find
+
+    if every == bool(recipe):
+        raise click.UsageError("name recipes, or give --all")
+    found = [find(name) for name in (catalogue() if every else recipe)]
+    end = None if budget is None else time.monotonic() + budget
+    for one in found:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        show_table(verify(one, budget=left, **options).table(), as_json)
+
+
+@click.command()
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="File; by default the page is printed.")
+@click.option("--evidence", type=click.Path(path_type=Path), default=Path("evidence"), show_default=True)
+def evidence(out: Path | None, evidence: Path) -> None:
+    """Write the page that lists every recipe with its level and what its claim gave."""
+    from anymask.claims.evidence import page
+
+    text = page(evidence)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text)
+        click.echo(f"wrote {out}")

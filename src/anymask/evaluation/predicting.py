@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from anymask.data import DataError, Source, infer_schema, open_source, ordered_loader
 from anymask.evaluation.errors import EvaluateError
-from anymask.evaluation.finetuning import load_classifier
+from anymask.evaluation.features import PRECISIONS
+from anymask.evaluation.finetuning import Classifier, load_classifier
+from anymask.run import Run
 from anymask.table import Table
 
 
-@torch.no_grad()
 def predict(folder: str | Path, source: object, *, out: str | Path | None = None, batch_size: int = 256) -> Table:
     """Class and probabilities of every sample, images made the size of training. Probabilities are the softmax, not
     calibrated.
@@ -39,16 +42,14 @@ def predict(folder: str | Path, source: object, *, out: str | Path | None = None
     run.schema.check(infer_schema(data))
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to predict on it")
-    height, width = next(iter(run.schema.fields.values())).shape[-2:]
     ids, table = (
         data.ids,
         Table(("id", "predicted", *(f"p {name}" for name in names)), title=f"predictions for {data.name}"),
     )
     read: list[int] = []
     best: list[int] = []
-    for batch in ordered_loader(data, run.schema, batch_size=batch_size, size=(height, width)):
-        share = torch.softmax(classifier(batch).float(), 1)
-        for i, row in zip(batch["index"].tolist(), share.tolist()):
+    for index, share in _shares(classifier, run, data, batch_size, "fp32"):
+        for i, row in zip(index.tolist(), share.tolist()):
             best.append(int(np.argmax(row)))
             read.append(i)
             table.rows.append((ids[i], names[best[-1]], *row))
@@ -56,6 +57,30 @@ def predict(folder: str | Path, source: object, *, out: str | Path | None = None
     if path is not None:
         _write(table, path)
     return table
+
+
+def predicted_classes(
+    folder: str | Path, source: Source, *, batch_size: int = 256, precision: str = "fp32"
+) -> np.ndarray:
+    """(N,) number of the most probable class of each sample; -1 where it cannot be read."""
+    classifier, run, _ = load_classifier(folder)
+    found = np.full(len(source), -1)
+    for index, share in _shares(classifier, run, source, batch_size, precision):
+        found[index.numpy()] = share.argmax(1).numpy()
+    return found
+
+
+@torch.no_grad()
+def _shares(
+    classifier: Classifier, run: Run, source: Source, batch_size: int, precision: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(sample numbers (B,), probabilities (B, classes)) at the size of training."""
+    height, width = next(iter(run.schema.fields.values())).shape[-2:]
+    dtype = PRECISIONS[precision]
+    for batch in ordered_loader(source, run.schema, batch_size=batch_size, size=(height, width)):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            logits = classifier(batch)
+        yield batch["index"], torch.softmax(logits.float(), 1)
 
 
 def _notes(data: Source, names: list[str], read: list[int], best: list[int]) -> list[str]:

@@ -20,17 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from anymask.claims import Claim, ClaimError, pack
+from anymask.claims.claim import Claim
+from anymask.claims.errors import ClaimError
+from anymask.claims.evidence import pack
 from anymask.data import Schema, Source, infer_schema, open_source
-from anymask.evaluation.features import embed
-from anymask.evaluation.inputs import raw_input
-from anymask.evaluation.probe import Scores
 from anymask.recipe import USER_MODULE, Recipe
 from anymask.run import Run, write_atomically
 
+REPOSITORY = Path(__file__).resolve().parents[3]  # of a source checkout
 PRECISION = "bf16"  # on every machine, so that arms differ in nothing else
 SUBSET_SEED = 0  # the training part is the same for all seeds, arms and claims
-PROBE_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,56 +96,61 @@ class Bench:
         }
 
     def run(self, arm: Arm, seed: int, title: str, progress: bool) -> dict[str, Any]:
-        """Figures of one arm and seed, from the cache if they are there: accuracy in per cent, C or k as chosen,
-        seconds of training and of measuring, and what is right (see `claims.pack`)."""
+        """Figures of one arm and seed, from the cache if they are there: mean score, the scores (see `evidence.pack`),
+        seconds of training and of measuring."""
         from anymask.train.progress import Progress
 
         say = Progress(show=progress).say
-        place = self._place(arm, seed)
-        figures = place / f"{self._measurement()}.json"
+        figures = self._figures(arm, seed)
         if figures.is_file():
             say(f"{title}: from the cache")
             return json.loads(figures.read_text())
-        run, seconds = self._trained(arm, seed, place)
+        run, seconds = self._trained(arm, seed)
         begun = time.monotonic()
         scores = self._measure(run, trained=True)
         found = {
             "seed": seed,
-            "accuracy": 100 * scores.accuracy,
-            "chosen": scores.chosen,
+            "score": float(scores.mean()),
             "training seconds": seconds,
             "measuring seconds": round(time.monotonic() - begun, 1),
-            "correct": pack(scores.correct),
-            "fingerprint": place.name,
+            "scores": pack(scores),
+            "fingerprint": figures.parent.name,
         }
         write_atomically(figures, json.dumps(found).encode())
-        say(f"{title}: {found['accuracy']:.1f} %, trained in {seconds:.0f} s")
+        say(f"{title}: {found['score']:.4g} {self.claim.metric.unit}, trained in {seconds:.0f} s")
         return found
 
-    def _measurement(self) -> str:
-        """A name for what figures depend on beside the trained arm."""
+    def done(self, arm: Arm, seed: int) -> bool:
+        """Whether the figures of this arm and seed are in the cache."""
+        return self._figures(arm, seed).is_file()
+
+    def untrained(self, arm: Arm, seed: int) -> float:
+        """Mean score of the weights that the run of this arm and seed begins with."""
+        figures = self._figures(arm, seed, "untrained")
+        if not figures.is_file():
+            score = float(self._measure(self._trained(arm, seed)[0], trained=False).mean())
+            write_atomically(figures, json.dumps({"score": score}).encode())
+        return json.loads(figures.read_text())["score"]
+
+    def context(self) -> dict[str, float]:
+        """Mean scores of what needs no training."""
+        return self.claim.metric.context(self.train, self.test, self.schema)
+
+    def _figures(self, arm: Arm, seed: int, name: str = "trained") -> Path:
+        """The file with what was measured: its name is of what figures depend on beside the trained arm."""
         metric = self.claim.metric
-        code = [_code(module) for module in (metric.__module__, "anymask.evaluation.features")]
-        mark = hashlib.sha256(f"{self.claim.pool} {self.test.fingerprint()} {code}".encode()).hexdigest()
-        return f"{metric.__name__}-{mark[:16]}"
+        code = [_code(module) for module in ("anymask.claims.metrics", "anymask.evaluation.features", *metric.code)]
+        mark = hashlib.sha256(f"{metric.words()} {self.test.fingerprint()} {code}".encode()).hexdigest()
+        return self._place(arm, seed) / f"{name}-{mark[:16]}.json"
 
     def _place(self, arm: Arm, seed: int) -> Path:
         return self.cache / arm.fingerprint(self.train.fingerprint(), seed)
 
-    def raw(self) -> float:
-        """Accuracy of the metric on raw input in per cent; independent of arm and seed."""
-        x, test_x = (raw_input(part, self.schema) for part in (self.train, self.test))
-        return 100 * self._score(x, test_x).accuracy
-
-    def untrained(self, arm: Arm, seed: int) -> float:
-        """Accuracy in per cent of the encoder that the run of this arm and seed begins with."""
-        run, _ = self._trained(arm, seed, self._place(arm, seed))
-        return 100 * self._measure(run, trained=False).accuracy
-
-    def _trained(self, arm: Arm, seed: int, place: Path) -> tuple[Run, float]:
+    def _trained(self, arm: Arm, seed: int) -> tuple[Run, float]:
         """The trained run, and the seconds it took (of the last call, where it was interrupted)."""
         from anymask.train import pretrain
 
+        place = self._place(arm, seed)
         done, folder = place / "trained.json", place / "run"
         if done.is_file():
             return Run.open(folder), json.loads(done.read_text())["seconds"]
@@ -174,34 +178,25 @@ class Bench:
         write_atomically(done, json.dumps({"seconds": seconds}).encode())
         return run, seconds
 
-    def _measure(self, run: Run, *, trained: bool) -> Scores:
-        options = dict(pool=self.claim.pool, trained=trained, precision=PRECISION)
-        x, test_x = (np.asarray(embed(run, part, **options)) for part in (self.train, self.test))  # type: ignore[arg-type]
-        return self._score(x, test_x)
-
-    def _score(self, x: np.ndarray, test_x: np.ndarray) -> Scores:
-        return self.claim.metric(x, self.train.labels, test_x, self.test.labels, seed=PROBE_SEED)
+    def _measure(self, run: Run, *, trained: bool) -> np.ndarray:
+        return self.claim.metric.scores(run, self.train, self.test, trained=trained, precision=PRECISION)
 
 
 def open_bench(claim: Claim, data: str | Path | None, scale: float) -> Bench:
     """The data of a claim at a scale.
 
     Raises:
-        ClaimError: the data set is not there, has no labels or no official test split.
+        ClaimError: the data set is not there, or lacks what the metric needs.
     """
     whole = open_source("digits" if claim.on == "digits" else _folder(claim.on, data))
-    if "test" not in whole.splits:
-        raise ClaimError(f"{claim.on} has no test split, which a claim is measured on; use a data set with one")
-    if whole.labels is None:
-        raise ClaimError(f"{claim.on} has no labels, which a claim is measured with; use a data set with labels")
     if scale <= 0:
         raise ClaimError(f"--scale {scale} must be positive, as 0.5 or 4")
     samples = max(1, min(len(whole), round(scale * claim.samples)))
     epochs = max(1, round(scale * claim.samples * claim.epochs / samples))
     chosen = np.sort(np.random.default_rng(SUBSET_SEED).permutation(len(whole))[:samples])
-    train = whole.subset(chosen).cached()
+    train, test = claim.metric.parts(whole, chosen)
     cache = Path(os.environ.get("ANYMASK_CACHE") or "~/.cache/anymask/claims").expanduser()
-    return Bench(claim, train, whole.split("test").cached(), infer_schema(train), epochs, cache)
+    return Bench(claim, train, test, infer_schema(train), epochs, cache)
 
 
 def _folder(name: str, data: str | Path | None) -> Path:
@@ -212,7 +207,7 @@ def _folder(name: str, data: str | Path | None) -> Path:
             "as --data FOLDER (data=) or in the environment variable ANYMASK_DATA"
         )
     folder = Path(given).expanduser() / name
-    if not folder.is_dir():
+    if not folder.exists():
         raise ClaimError(
             f"there is no {folder}; --data (data=) or ANYMASK_DATA has to name the folder that holds {name}/"
         )
@@ -245,7 +240,7 @@ def _processor() -> str:
 def _commit() -> str | None:
     """The commit, with "+" where files differ from it; None outside a checkout."""
     git = shutil.which("git")
-    here = Path(__file__).parents[2]
+    here = REPOSITORY
     if git is None or not (here / ".git").exists():
         return None
 

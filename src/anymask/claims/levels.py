@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-EVIDENCE = Path(__file__).resolve().parents[2] / "evidence"
+EVIDENCE = Path(__file__).resolve().parents[3] / "evidence"
 PARITY = "parity.json"  # recipe -> what its outputs were compared with, and the largest difference
 
 

@@ -1,0 +1,118 @@
+"""How the arms of a claim are measured: one score a test sample, higher is better."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from anymask.claims.errors import ClaimError
+from anymask.evaluation.probe import Scores, linear_probe
+
+if TYPE_CHECKING:
+    from anymask.data import Schema, Source
+    from anymask.run import Run
+
+SEED = 0  # of what is drawn for measuring: the same for all arms and seeds
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a trained run is worth on the data of a claim.
+
+    `unit` is of the mean score and of differences; `untrained` says what `scores` with trained=False is of.
+    """
+
+    unit: ClassVar[str] = "points of accuracy"
+    untrained: ClassVar[str | None] = "untrained encoder"
+    code: ClassVar[tuple[str, ...]] = ()  # modules whose code decides the scores, beside this one
+
+    def words(self) -> str:
+        """Name and arguments."""
+        return repr(self)
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        """(what both arms are trained on, what they are tested on). `chosen` numbers the samples to train on.
+
+        Raises:
+            ClaimError: the data lack what the metric needs.
+        """
+        if "test" not in whole.splits:
+            raise ClaimError(f"{whole.name} has no test split, which a claim is measured on; use a data set with one")
+        if whole.labels is None:
+            raise ClaimError(f"{whole.name} has no labels, which a claim is measured with; use a data set with labels")
+        return whole.subset(chosen).cached(), whole.split("test").cached()
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        """(T,) a score for each test sample."""
+        raise NotImplementedError
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        """Mean scores of what needs no training, by name."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Probe(Metric):
+    """Accuracy of a probe of frozen features, with the labels of all training samples.
+
+    Args:
+        probe: (train_x, train_y, test_x, test_y) -> `Scores`.
+        pool: of the features, see `anymask.evaluation.embed`.
+    """
+
+    probe: Callable[..., Scores] = linear_probe
+    pool: str = "mean"
+    code = ("anymask.evaluation.probe",)
+
+    def words(self) -> str:
+        return f"{self.probe.__name__} ({self.pool})"
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.features import embed
+
+        options = dict(pool=self.pool, trained=trained, precision=precision)
+        return self._correct(train, test, *(np.asarray(embed(run, part, **options)) for part in (train, test)))  # type: ignore[arg-type]
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        from anymask.evaluation.inputs import raw_input
+
+        right = self._correct(train, test, *(raw_input(part, schema) for part in (train, test)))
+        return {"raw input": float(right.mean())}
+
+    def _correct(self, train: Source, test: Source, x: np.ndarray, test_x: np.ndarray) -> np.ndarray:
+        return 100.0 * self.probe(x, train.labels, test_x, test.labels, seed=SEED).correct
+
+
+@dataclass(frozen=True)
+class FineTune(Metric):
+    """Accuracy after fine-tuning all weights with few labels, see `anymask.evaluation.finetune`.
+
+    Args:
+        labels: labels a class.
+        epochs: of fine-tuning.
+        lr: peak learning rate of the head.
+    """
+
+    labels: int = 100
+    epochs: int = 20
+    lr: float = 1e-3
+    untrained = "from scratch, equal fine-tuning"
+    code = ("anymask.evaluation.finetuning",)
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.finetuning import finetune
+        from anymask.evaluation.predicting import predicted_classes
+
+        with tempfile.TemporaryDirectory() as folder:
+            finetune(
+                run, train, epochs=self.epochs, lr=self.lr, labels=self.labels, pretrained=trained, out=folder,
+                seed=SEED, precision=precision, progress=False,
+            )  # fmt: skip
+            return 100.0 * (predicted_classes(folder, test, precision=precision) == test.labels)

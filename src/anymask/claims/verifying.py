@@ -1,0 +1,117 @@
+"""`verify`: both arms trained and measured, then judged."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anymask.claims import arms
+from anymask.claims.errors import ClaimError, OutOfTime
+from anymask.claims.evidence import ARMS, Evidence, unpack
+from anymask.claims.judging import judge
+from anymask.compare import diff
+from anymask.recipe import USER_MODULE, Recipe, find
+
+
+def verify(
+    recipe: Recipe | str,
+    *,
+    seeds: int = 5,
+    scale: float = 1.0,
+    budget: float | None = None,
+    out: str | Path = "evidence",
+    data: str | Path | None = None,
+    progress: bool = True,
+) -> Evidence:
+    """Runs a recipe's claim, writes <out>/<slug>.json and returns what is in it.
+
+    Both arms have the same data, steps, batch size, model size and seeds; seeds are 0 .. seeds-1, none is dropped.
+    Trained arms are kept in $ANYMASK_CACHE (~/.cache/anymask/claims) by what went into them, so that claims share them
+    and a call that was interrupted goes on.
+
+    Args:
+        scale: multiplies the samples seen: first the size of the training part, then, when it is used up, the epochs.
+        budget: seconds; when they are used up no further arm is begun.
+        data: folder that holds the data set of the claim, as <data>/cifar10; None = $ANYMASK_DATA.
+
+    Raises:
+        ClaimError: the recipe has no claim, its arms do not differ or see unequal numbers of samples, or the data set
+            is not there.
+        OutOfTime: the budget is used up before all arms are measured. Nothing is lost: the same call goes on.
+    """
+    end = None if budget is None else time.monotonic() + budget
+    recipe = find(recipe)
+    claim = recipe.claim
+    if claim is None:
+        raise ClaimError(
+            f"recipe {recipe.slug!r} makes no claim; add `claim = Claim(text=..., better_than=...)` to its file"
+        )
+    if seeds < 2:
+        raise ClaimError("a claim needs at least two seeds, as the interval is over seeds; --seeds 5 is the default")
+    both = dict(zip(ARMS, (claim.ours(recipe), claim.better_than(recipe))))
+    difference = [dict(zip(("argument", *ARMS), row)) for row in diff(*both.values())]
+    if not difference:
+        raise ClaimError(
+            f"both arms of the claim of {recipe.slug!r} are the same; better_than has to switch something off"
+        )
+    bench = arms.open_bench(claim, data, scale)
+    made = {name: bench.arm(arm) for name, arm in both.items()}
+    equal_budget(*made.values())
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
+    untrained = []
+    for seed in range(seeds):  # seed by seed, so that an interrupted call has pairs
+        for name in ARMS:
+            if end is not None and time.monotonic() > end and not bench.done(made[name], seed):
+                raise OutOfTime(
+                    f"the time is used up with {len(results['comparator'])} of {seeds} seeds of {recipe.slug} "
+                    "measured in both arms; run the same command again to go on, nothing is lost"
+                )
+            results[name].append(bench.run(made[name], seed, f"{recipe.slug}, {name}, seed {seed}", progress))
+        if claim.metric.untrained:
+            untrained.append(bench.untrained(made["ours"], seed))
+    ours, comparator = (np.stack([unpack(one["scores"]) for one in results[name]]) for name in ARMS)
+    judged = judge(ours, comparator, claim.smallest_effect)
+    context = {name: [value] for name, value in bench.context().items()}
+    evidence = Evidence(
+        recipe=recipe.slug,
+        claim=claim.text,
+        unit=claim.metric.unit,
+        verdict=judged.verdict,
+        note=judged.note,
+        smallest_effect=claim.smallest_effect,
+        effect=judged.effect,
+        seeds=list(range(seeds)),
+        arms=results,
+        context=context | ({claim.metric.untrained: untrained} if untrained else {}),
+        difference=difference,
+        budget=made["ours"].budget() | {"scale": scale, "metric": claim.metric.words()},
+        data=bench.about(),
+        command=_command(recipe, seeds, scale),
+        machine=arms.machine(),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    evidence.save(out)
+    return evidence
+
+
+def equal_budget(ours: arms.Arm, comparator: arms.Arm) -> None:
+    """
+    Raises:
+        ClaimError: the arms see unequal numbers of samples.
+    """
+    if ours.seen != comparator.seen:
+        raise ClaimError(
+            f"the arms see {ours.seen:,} and {comparator.seen:,} samples; a comparison needs equal budgets: give "
+            "both the same stages, epochs and samples"
+        )
+
+
+def _command(recipe: Recipe, seeds: int, scale: float) -> str:
+    name = recipe.slug
+    if recipe.module.startswith(USER_MODULE):
+        name = f"{recipe.module.removeprefix(USER_MODULE)}.py:{recipe.slug}"
+    return f"anymask verify {name} --seeds {seeds}" + (f" --scale {scale:g}" if scale != 1 else "")
