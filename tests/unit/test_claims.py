@@ -1,5 +1,6 @@
 """Verdicts, budgets, the cache and the evidence file of claims."""
 
+import dataclasses
 import json
 import re
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, Evidence, OutOfTime, arms, judge, verify
+from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, Evidence, FineTune, OutOfTime, arms, judge, verify
 from anymask.claims.evidence import pack, page, unpack
 from anymask.claims.levels import level
 from anymask.recipe import catalogue, find
@@ -182,3 +183,17 @@ def test_the_page_lists_every_recipe_with_what_the_files_say(tmp_path):
             assert line.endswith("| not run |")
     assert page(tmp_path).count("| not run |") == len(list(catalogue()))
     assert (arms.REPOSITORY / "docs" / "evidence.md").read_text() == text, "run: anymask evidence -o docs/evidence.md"
+
+
+def test_fine_tuning_is_a_metric(make, tmp_path):
+    """Labels are learned from: the score on digits is far above chance, and from scratch is scored beside it."""
+    from anymask.data import open_source
+
+    claim = dataclasses.replace(make("tuned").claim, metric=FineTune(labels=40, epochs=30, lr=4e-3), epochs=2, samples=600)
+    bench = arms.open_bench(claim, None, 1.0)
+    arm = bench.arm(find("mae"))
+    found = bench.run(arm, 0, "", False)
+    scores = unpack(found["scores"])
+    assert len(scores) == len(open_source("digits", split="test")) and set(scores) == {0.0, 100.0}
+    assert found["score"] > 30 and bench.untrained(arm, 0) > 15
+    assert claim.metric.untrained == "from scratch, equal fine-tuning" and bench.context() == {}
