@@ -15,7 +15,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from anymask.data import Schema
 from anymask.engine import Model, Sample, Tokens
-from anymask.interop.plain import InteropError, latent_of, model_of, public_schema
+from anymask.interop.plain import InteropError, fitted_schema, latent_of, model_of, public_schema
 from anymask.run import Run
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -121,7 +120,7 @@ def compare(file: Path, graph: Graph, counts: tuple[int, ...] = COUNTS) -> float
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     worst = 0.0
     for count in counts:
-        sample = inputs(_fitting(graph.model), count, seed=count)
+        sample = inputs(fitted_schema(graph.model), count, seed=count)
         theirs = session.run(None, {name: value.numpy() for name, value in sample.items()})
         for name, mine, its in zip(("features", "tokens"), graph(*sample.values()), theirs):
             gap = (mine - torch.from_numpy(its)).abs().max().item()
@@ -144,19 +143,9 @@ def _packages() -> None:
             ) from error
 
 
-def _fitting(model: Model) -> Schema:
-    """The schema at the size that the tokenizer takes: whole patches."""
-    crop = getattr(model.tokenizer, "crop", None)
-    if crop is None:
-        return model.schema
-    field = model.schema.fields[model.tokenizer.field]
-    field = replace(field, shape=(*field.shape[: -len(crop)], *crop))
-    return replace(model.schema, fields={**model.schema.fields, field.name: field})
-
-
 def _trace(model: Model, pool: str, tokens: bool) -> Any:
     """The torch.onnx program of a model."""
-    sample = inputs(_fitting(model), 2)
+    sample = inputs(fitted_schema(model), 2)
     traced = copy.deepcopy(model)
     _fix_positions(traced, sample)
     with _as_matrix_products(), _quiet():

@@ -58,6 +58,16 @@ def public_schema(schema: Schema) -> Schema:
     return replace(schema, fields=fields, notes=(), source=source)
 
 
+def fitted_schema(model: Model) -> Schema:
+    """The schema at the size that the tokenizer takes: whole patches."""
+    crop = getattr(model.tokenizer, "crop", None)
+    if crop is None:
+        return model.schema
+    field = model.schema.fields[model.tokenizer.field]
+    field = replace(field, shape=(*field.shape[: -len(crop)], *crop))
+    return replace(model.schema, fields={**model.schema.fields, field.name: field})
+
+
 @torch.no_grad()
 def plain_vit(source: Run | Model) -> PlainViT:
     """
