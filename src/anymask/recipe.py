@@ -384,8 +384,6 @@ def _import_known(module: str) -> bool:
 
 def _look_up(address: str) -> Any:
     module, _, name = address.partition(":")
-    if module.startswith("anymask.") and not f"{module}.".startswith(PARTS):
-        raise RecipeError(f"this run uses {address} as a part, which is none; it was not written by anymask")
     if not _import_known(module) and not module.startswith(USER_MODULE):
         raise RecipeError(f"this run uses {address}, which is in no recipe file; move it into one and name that file")
     if module not in sys.modules:
@@ -396,4 +394,6 @@ def _look_up(address: str) -> Any:
         found = getattr(found, piece, None)
     if found is None or getattr(found, "__module__", None) != module:
         raise RecipeError(f"{module} has no {name} any more; this run was made with another version of it")
+    if module.startswith("anymask.") and not f"{module}.".startswith(PARTS):
+        raise RecipeError(f"this run uses {address} as a part, which is none; it was not written by anymask")
     return found

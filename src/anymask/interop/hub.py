@@ -22,11 +22,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from anymask.claims.levels import EVIDENCE, PARITY, level
 from anymask.engine import Model, Sample
 from anymask.evaluation.features import POOLS
 from anymask.interop.card import TABLE, card, check_record, read_evaluations, read_evidence
 from anymask.interop.plain import InteropError, fitted_schema, latent_of, public_schema, write_json
-from anymask.levels import EVIDENCE, PARITY, level
 from anymask.recipe import USER_MODULE
 from anymask.run import ENCODER_PARTS, Run
 from anymask.table import Table

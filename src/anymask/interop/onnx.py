@@ -66,7 +66,7 @@ def to_onnx(source: Run | Model, out: str | Path, *, pool: str = "mean", tokens:
     """The encoder as an ONNX file; a folder gets `encoder.onnx`. Returns the file.
 
     Inputs are the schema's fields by name, (batch, *shape) in the units and the type of the data (16-bit integers as
-    int32; images at the size of training, cut to whole patches): standardising is part of the graph. Outputs are
+    int32; missing cells of tables as NaN; images at the size of training, cut to whole patches): standardising is part of the graph. Outputs are
     `features` (batch, D), what `embed(pool=...)` gives in fp32, and with `tokens` also `tokens` (batch, N, D), 0 where
     a token is not real. The file's metadata hold recipe, size, schema, pooling, and the largest difference found.
 
@@ -80,7 +80,7 @@ def to_onnx(source: Run | Model, out: str | Path, *, pool: str = "mean", tokens:
     _packages()
     if pool not in POOLS:
         raise InteropError(f"no pooling {pool!r} in ONNX; there is: {', '.join(POOLS)} (all tokens: tokens=True)")
-    model = copy.deepcopy(model_of(source)).cpu().float().eval()
+    model = copy.deepcopy(model_of(source)).cpu().eval()
     if pool == "cls" and getattr(model.encoder, "prefix", None) is None:
         raise InteropError("this encoder has no CLS token; export it with pool='mean'")
     file = Path(out).expanduser()
@@ -147,6 +147,8 @@ def _trace(model: Model, pool: str, tokens: bool) -> Any:
     """The torch.onnx program of a model."""
     sample = inputs(fitted_schema(model), 2)
     traced = copy.deepcopy(model)
+    if hasattr(traced.tokenizer, "gaps"):  # missing cells are taken, also where the training data had none
+        traced.tokenizer.gaps = True
     _fix_positions(traced, sample)
     with _as_matrix_products(), _quiet():
         try:
