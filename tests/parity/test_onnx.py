@@ -3,16 +3,17 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from anymask.contract.data import batch_of, picture_schema
+from anymask.contract.data import batch_of, default_schema, picture_schema
 from anymask.interop import InteropError, export
 from anymask.interop import onnx as own
 from anymask.parts.positions import Table
-from anymask.recipe import P, Size, find
+from anymask.recipe import P, Size, catalogue, find
 from anymask.run import Run
 
 SIZE = Size(96, 1, 4, 32, 1, 2)  # tracing takes seconds, more for each block
@@ -93,6 +94,21 @@ def test_cls_and_learned_positions_of_a_model_that_is_left_as_it_was(tmp_path):
     batch = batch_of(model.schema, 5)
     (features,) = session(file).run(None, {"image": batch["image"].numpy()})
     assert np.abs(features - model.embed(batch).cls().numpy()).max() < 1e-5
+
+
+@pytest.mark.skipif("remasker" not in catalogue(), reason="there is no recipe of tables")
+def test_missing_cells_go_in_as_nan(tmp_path):
+    """Also where the training data lacked none: the encoder leaves them out, as here."""
+    schema = default_schema(find("remasker"))
+    whole = replace(schema.fields["table"], gaps=tuple(0.0 for _ in schema.fields["table"].gaps))
+    run = made(tmp_path, "remasker", schema=replace(schema, fields={"table": whole}))
+    cells = batch_of(schema, 7, seed=2)["table"].clone()
+    cells[0, :2], cells[1] = torch.nan, torch.nan
+    features, tokens = session(export(run, "onnx", tmp_path / "out", tokens=True)).run(None, {"table": cells.numpy()})
+    latent = run.model().embed({"table": cells})
+    assert np.abs(features - latent.mean().numpy()).max() < 1e-5
+    assert np.abs(tokens - (latent.x * latent.ok[..., None]).numpy()).max() < 1e-5
+    assert not tokens[1].any()
 
 
 def test_linear_layers_are_matrix_products(exported):

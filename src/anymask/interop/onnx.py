@@ -66,7 +66,8 @@ def to_onnx(source: Run | Model, out: str | Path, *, pool: str = "mean", tokens:
     """The encoder as an ONNX file; a folder gets `encoder.onnx`. Returns the file.
 
     Inputs are the schema's fields by name, (batch, *shape) in the units and the type of the data (16-bit integers as
-    int32; missing cells of tables as NaN; images at the size of training, cut to whole patches): standardising is part of the graph. Outputs are
+    int32; missing cells of tables as NaN; images at the size of training, cut to whole patches): standardising is part
+    of the graph. Outputs are
     `features` (batch, D), what `embed(pool=...)` gives in fp32, and with `tokens` also `tokens` (batch, N, D), 0 where
     a token is not real. The file's metadata hold recipe, size, schema, pooling, and the largest difference found.
 
