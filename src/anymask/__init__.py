@@ -23,6 +23,7 @@ _HOME = {
     "finetune": "anymask.evaluation",
     "predict": "anymask.evaluation",
     "export": "anymask.interop",
+    "PretrainedEncoder": "anymask.interop.hub",
     "verify": "anymask.claims",
     "Claim": "anymask.claims",
     "check_recipe": "anymask.contract",

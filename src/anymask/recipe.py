@@ -24,6 +24,8 @@ from anymask.engine import Model
 from anymask.errors import AnymaskError
 from anymask.sizes import SIZES, Size
 
+# Where parts are: a run names nothing else, whoever wrote it.
+PARTS = ("anymask.parts.", "anymask.recipes.", "anymask.engine", "anymask.data.augment", "anymask.train.optim")
 USER_MODULE = "anymask_user_"  # prefix of the modules that `--recipe ./mine.py` loads
 
 
@@ -241,6 +243,8 @@ def _parent(slug: str | None, module: str) -> Recipe | None:
     """The recipe called `slug`: one that the child's own file holds, as users' parents are known nowhere else."""
     held = vars(sys.modules[module]).values() if slug and module in sys.modules else ()
     own = next((r for r in held if isinstance(r, Recipe) and r.slug == slug), None)
+    if slug and not own and ".py" in slug:  # `find` would run it
+        raise RecipeError(f"this run's recipe has a file as its parent ({slug}); load that file first, with --recipe")
     return own or (find(slug) if slug else None)
 
 
@@ -390,4 +394,6 @@ def _look_up(address: str) -> Any:
         found = getattr(found, piece, None)
     if found is None or getattr(found, "__module__", None) != module:
         raise RecipeError(f"{module} has no {name} any more; this run was made with another version of it")
+    if module.startswith("anymask.") and not f"{module}.".startswith(PARTS):
+        raise RecipeError(f"this run uses {address} as a part, which is none; it was not written by anymask")
     return found

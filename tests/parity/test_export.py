@@ -194,8 +194,10 @@ def test_safetensors(tmp_path):
 
 def test_errors(tmp_path):
     run = made(tmp_path)
-    with pytest.raises(InteropError, match=r"no format 'onnx'; there is: safetensors, timm, hf"):
-        export(run, "onnx", tmp_path / "x")
+    with pytest.raises(InteropError, match=r"no format 'keras'; there is: safetensors, timm, hf, onnx"):
+        export(run, "keras", tmp_path / "x")
+    with pytest.raises(InteropError, match="timm has no option 'pool'; it has: none"):
+        export(run, "timm", tmp_path / "x", pool="cls")
     with pytest.raises(RunError, match="no run folder"):
         export(tmp_path / "nowhere", "timm", tmp_path / "x")
     schema = picture_schema((3, 32, 32))

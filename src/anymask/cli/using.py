@@ -154,11 +154,14 @@ def reconstruct(run: str, source: str | None, out: Path, n: int, recipe_file: st
 
 @click.command()
 @click.argument("run")
-@click.option("--to", required=True, metavar="safetensors|timm|hf", help="Format.")
+@click.option("--to", required=True, metavar="safetensors|onnx|timm|hf", help="Format.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="By default RUN/export-FORMAT.")
+@click.option("--pool", help="Of the features, for onnx: mean or cls.")
+@click.option("--tokens", is_flag=True, help="A second output with all tokens, for onnx.")
 @recipe_files
-def export(run: str, to: str, out: Path | None, recipe_file: str | None) -> None:
+def export(run: str, to: str, out: Path | None, recipe_file: str | None, **options: Any) -> None:
     """Write RUN's encoder for use elsewhere."""
     from anymask.interop import export
 
-    click.echo(f"wrote {export(open_run(run, recipe_file), to, out or Path(run) / f'export-{to}')}")
+    given = {name: value for name, value in options.items() if value}
+    click.echo(f"wrote {export(open_run(run, recipe_file), to, out or Path(run) / f'export-{to}', **given)}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anymask.data import Field
-from anymask.engine import Model
+from anymask.data import Field, Schema
+from anymask.engine import Latent, Model, Sample, Step, everything
 from anymask.errors import AnymaskError
 from anymask.parts.encoders import ViT
 from anymask.parts.stems import Embed
@@ -42,6 +42,30 @@ class PlainViT:
 
 def model_of(source: Run | Model) -> Model:
     return source.model() if isinstance(source, Run) else source
+
+
+def latent_of(model: Model, sample: Sample) -> Latent:
+    """What `Model.embed` gives, in the mode that the model is in and with gradients."""
+    tokens = model.tokenizer(sample)
+    step = Step(sample, tokens, everything(tokens), aux={})
+    return model.encoder(step._replace(seen=model.stem(step)), model)
+
+
+def public_schema(schema: Schema) -> Schema:
+    """The schema as others may see it: without notes on files, and the source by its name alone."""
+    fields = {name: replace(field, notes=()) for name, field in schema.fields.items()}
+    source = Path(schema.source).name if Path(schema.source).expanduser().is_absolute() else schema.source
+    return replace(schema, fields=fields, notes=(), source=source)
+
+
+def fitted_schema(model: Model) -> Schema:
+    """The schema at the size that the tokenizer takes: whole patches."""
+    crop = getattr(model.tokenizer, "crop", None)
+    if crop is None:
+        return model.schema
+    field = model.schema.fields[model.tokenizer.field]
+    field = replace(field, shape=(*field.shape[: -len(crop)], *crop))
+    return replace(model.schema, fields={**model.schema.fields, field.name: field})
 
 
 @torch.no_grad()
