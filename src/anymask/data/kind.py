@@ -128,9 +128,8 @@ class Kind(ABC):
     def describe(self, field: Field) -> list[tuple[str, str]]: ...
 
     @abstractmethod
-    def flat(self, values: Tensor, field: Field, limit: int) -> tuple[Tensor, str]:
-        """(B, D) the plain input of baselines, of a batch fitted to `field`, with about `limit` values at most; and
-        what was done to it, in words ('' where nothing was)."""
+    def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
+        """(B, D) float32, the plain input of baselines, of a batch fitted to `field`; about `limit` values at most."""
 
     @abstractmethod
     def example_field(self, name: str) -> Field:
@@ -141,6 +140,10 @@ class Kind(ABC):
         """(count, *shape) made-up values of a field, with something to learn."""
 
     # What most kinds have no answer to.
+
+    def flattened(self, field: Field, limit: int) -> str:
+        """What `flat` does beside flattening, in words; '' where nothing."""
+        return ""
 
     def align(self, column: Column, field: Field) -> Column:
         """The column with its values laid out as in the field: a table's cells in the order of its columns' names."""

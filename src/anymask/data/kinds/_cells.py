@@ -62,10 +62,8 @@ def read_csv(path: Path, na_values: Sequence[str]) -> list[Raw]:
             ),
         )
     except (pa.ArrowInvalid, OSError) as error:
-        if "Empty CSV" not in str(error):
-            raise DataError(f"{path} cannot be read as a table ({error}); every row needs {len(head)} cells, divided "
-                            f"by {delimiter!r}, in UTF-8 text") from error
-        raise DataError(f"{path} has a header and no rows") from error
+        raise DataError(f"{path} cannot be read as a table ({error}); every row needs {len(head)} cells, divided by "
+                        f"{delimiter!r}, in UTF-8 text") from error
     names = [f"column {n}" for n in numbered] if plain else head
     missing = MISSING | {word.strip().lower() for word in na_values}
     return [_parsed(name, table.column(n), missing, decimal_comma=delimiter != ",") for n, name in enumerate(names)]
@@ -131,7 +129,8 @@ def from_arrow(table: Any, na_values: Sequence[str]) -> list[Raw]:
             column, kind = pc.cast(column, kind.value_type), kind.value_type
         if pa.types.is_boolean(kind):
             column, kind = pc.cast(column, pa.int8()), pa.int8()
-        if any(of(kind) for of in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)):
+        numeric_types = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+        if any(holds(kind) for holds in numeric_types):
             numbers = pc.cast(column, pa.float64(), safe=False).to_numpy()
             columns.append(Raw(name=str(name), numbers=np.asarray(numbers, dtype=np.float64)))
             continue
@@ -224,9 +223,10 @@ def _mostly_text(column: Raw, where: str) -> bool:
     if 2 * len(wrong) > len(there):
         return True
     row, cell = wrong[0]
-    raise DataError(f"table column '{column.name}' of {where} holds text in {len(wrong):,} of {len(column):,} rows "
-                    f"(first: row {row + 1}, '{cell}'); pass na_values=['{cell}'] (--na) if it stands for a missing cell, "
-                    f"ignore=['{column.name}'] (--ignore) to leave the column out, or turn it into numbers")
+    share = f"{len(wrong):,} of {len(column):,} rows"
+    raise DataError(f"table column '{column.name}' of {where} holds text in {share} "
+                    f"(first: row {row + 1}, '{cell}'); pass na_values=['{cell}'] (--na) if that stands for a missing "
+                    f"cell, ignore=['{column.name}'] (--ignore) to leave the column out, or turn it into numbers")
 
 
 def _finite(column: Raw, where: str) -> Raw:

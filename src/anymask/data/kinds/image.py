@@ -177,12 +177,13 @@ class ImageKind(Kind):
                 (f"{field.name} sizes", f"{seen} (height x width); trained at {h} x {w}"),
                 (f"{field.name} mean, std", f"{figures(field.mean)}; {figures(field.std)}")]
 
-    def flat(self, values: Tensor, field: Field, limit: int) -> tuple[Tensor, str]:
-        side = max(1, int(np.ceil(np.sqrt(np.prod(field.shape) / limit))))
-        if side == 1:
-            return values.float().flatten(1), ""
-        x = torch.nn.functional.avg_pool2d(values.float(), side, ceil_mode=True)
-        return x.flatten(1), f"averaged over squares of {side} pixels"
+    def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
+        side, x = _squares(field, limit), values.float()
+        return (x if side == 1 else torch.nn.functional.avg_pool2d(x, side, ceil_mode=True)).flatten(1)
+
+    def flattened(self, field: Field, limit: int) -> str:
+        side = _squares(field, limit)
+        return f"averaged over squares of {side} pixels" if side > 1 else ""
 
     def example_field(self, name: str) -> Field:
         x = smooth(64, EXAMPLE, 0).float()
@@ -212,6 +213,11 @@ class ImageKind(Kind):
 
     def model_size(self, field: Field) -> str:
         return "nano" if min(field.shape[-2:]) <= 16 else "tiny"
+
+
+def _squares(field: Field, limit: int) -> int:
+    """Side of the squares that plain input is averaged over."""
+    return max(1, int(np.ceil(np.sqrt(np.prod(field.shape) / limit))))
 
 
 def smooth(count: int, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -21,7 +21,7 @@ from ..kind import Kind, Meter, Settled, Value
 from ..labels import classes_or_numbers
 from ..options import Options
 from ..schema import Field
-from ..source import Maker, Source, canonical_split
+from ..source import Source, canonical_split
 from . import _cells
 
 FILES = (".csv", ".tsv", ".parquet")
@@ -124,14 +124,15 @@ class TableKind(Kind):
         quoted = lambda names: some([f"'{name}'" for name in names], 6)
         lacking = [name for name in trained.columns if name not in theirs]
         if lacking:
-            raise SchemaError(f"'{given.name}' lacks {len(lacking)} of the {len(ours)} columns that the model was trained "
-                              f"on ({trained_on}): {quoted(lacking)} (columns of {given_by}: {quoted(given.columns)}); "
+            raise SchemaError(f"'{given.name}' lacks {len(lacking)} of the {len(ours)} columns that the model was "
+                              f"trained on ({trained_on}): {quoted(lacking)} (columns of {given_by}: "
+                              f"{quoted(given.columns)}); "
                               f"rename columns, or add them with empty cells, which count as missing")
         extra = [name for name in given.columns if name not in ours]
         if extra:
             raise SchemaError(f"'{given.name}' has {len(extra)} columns in {given_by} that the model was not trained "
-                              f"with ({trained_on}): {quoted(extra)}; leave them out with ignore={extra[:6]} (--ignore), "
-                              f"or name the label column (--label, label=)")
+                              f"with ({trained_on}): {quoted(extra)}; leave them out with ignore={extra[:6]} "
+                              f"(--ignore), or name the label column (--label, label=)")
         if trained.columns != given.columns:
             return [f"the columns of {given_by} are in another order than in training; they are matched by name"]
         return []
@@ -147,13 +148,14 @@ class TableKind(Kind):
         more = field.shape[0] - MOST_DESCRIBED
         return rows + [("  ...", f"and {more:,} more columns")] * (more > 0)
 
-    def flat(self, values: Tensor, field: Field, limit: int) -> tuple[Tensor, str]:
+    def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
         there = torch.isfinite(values)
         x = (values.double() - torch.tensor(field.mean).double()) / torch.tensor(field.std).double()
         x = torch.where(there, x, 0.0).float()
-        if not any(field.gaps):
-            return x, ""
-        return torch.cat([x, (~there).float()], 1), "standardised, missing cells at the mean and indicated"
+        return torch.cat([x, (~there).float()], 1) if any(field.gaps) else x
+
+    def flattened(self, field: Field, limit: int) -> str:
+        return "standardised" + ", with missing cells at the mean and an indicator for each" * any(field.gaps)
 
     def example_field(self, name: str) -> Field:
         meter = TableMeter(name, [f"column {n}" for n in range(EXAMPLE)])
@@ -213,7 +215,8 @@ class TableMeter(Meter):
         plain = lambda values: tuple(float(v) for v in values)
         return Field(name=self.name, kind="table", dtype="float32", shape=(x.shape[1],), sizes=((x.shape[1],),) * 3,
                      low=float(low.min()), high=float(high.max()), mean=plain(mean),
-                     std=plain(np.where(flat, 1.0, std)), notes=notes, columns=names, lows=plain(low), highs=plain(high), gaps=plain(1 - count / len(x)))
+                     std=plain(np.where(flat, 1.0, std)), notes=notes, columns=names, lows=plain(low),
+                     highs=plain(high), gaps=plain(1 - count / len(x)))
 
 
 def correlated(count: int, columns: int, seed: int) -> np.ndarray:
@@ -282,8 +285,8 @@ def _open_folder(root: Path, options: Options) -> Source | None:
     if source is None:
         return None
     source.name = f"{root.name}/{files[split].name}"
-    makers: dict[str, Maker] = {s: partial(_open_folder, root, replace(options, split=s)) for s in files}  # type: ignore[misc]
-    return source.with_splits(split, makers)
+    makers = {s: partial(_open_folder, root, replace(options, split=s)) for s in files}
+    return source.with_splits(split, makers)  # type: ignore[arg-type]
 
 
 def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again: Callable[[Options], Any],
