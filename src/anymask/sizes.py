@@ -17,7 +17,8 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "nano": Size(96, 4, 4, 64, 1, 4),  # toy-sized data: digits, small tables
+    "micro": Size(64, 6, 4, 64, 4, 4),  # tables, as ReMasker (arXiv:2309.13793)
+    "nano": Size(96, 4, 4, 64, 1, 4),  # toy-sized data: digits
     "tiny": Size(192, 12, 3, 192, 4, 3),
     "small": Size(384, 12, 6, 512, 8, 16),
     "base": Size(768, 12, 12, 512, 8, 16),

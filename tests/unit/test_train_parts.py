@@ -1,6 +1,7 @@
 """The pieces of training: state, plan, metrics, health, pictures, weights, precision, schedule."""
 
 import csv
+import dataclasses
 import math
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import torch
 from train_tools import SIZE, images, run
 
+from anymask.contract.data import example_schema
 from anymask.data import DataError, infer_schema, open_source
 from anymask.recipe import P, RecipeError, find
 from anymask.run import save_tensors
@@ -102,7 +104,9 @@ def test_automatic_batch_fits_the_memory(monkeypatch):
 
 
 def test_default_epochs():
-    assert [planning.default_epochs(n) for n in (10, 50_000, 10**7)] == [120, 8, 1]
+    of = lambda kind, n: planning.default_epochs(dataclasses.replace(example_schema(kind), count=n))
+    assert [of("image", n) for n in (10, 50_000, 10**7)] == [120, 8, 1]
+    assert [of("table", n) for n in (10, 5_000, 10**7)] == [600, 200, 1]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_default_epochs():
         (dict(batch_size="big"), TrainError, "batch_size is 'auto' or a number"),
         (dict(changes={"tokenizer.patch": 3}), RecipeError, "patches that fit: 2, 4"),
         (dict(changes={"masks.ratio": 3}), RecipeError, "did you mean 'mask'"),
-        (dict(size="giant"), RecipeError, "there is: nano"),
+        (dict(size="giant"), RecipeError, "there is: micro"),
         (dict(recipe="mea"), RecipeError, "did you mean 'mae'"),
         (dict(epochs=1, steps=1), TrainError, "not both"),
         (dict(epochs=0), TrainError, "above 0"),
@@ -372,7 +376,7 @@ def test_streams_train_by_steps(tmp_path):
     made = run(tmp_path / "a", steps=3, streaming=True)
     rows = metrics.read(made.folder / "metrics.csv")
     assert len(rows) == 3 and "epoch" not in rows[0]
-    assert plan(images(), size=SIZE, streaming=True).steps == math.ceil(planning.SAMPLES_SEEN / 128)
+    assert plan(images(), size=SIZE, streaming=True).steps == math.ceil(400_000 / 128)
 
 
 def test_small_images_are_not_augmented():

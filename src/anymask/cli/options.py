@@ -22,6 +22,8 @@ label = click.option("--label", help="Column of the labels.")
 group = click.option("--group", help="Column that must not be split, such as patient.")
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option("--image-size", type=int, help="Side of training images in pixels.")
+ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
+na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
 )
@@ -37,13 +39,13 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """What decides how a training run will be."""
     for option in (
-        click.option("--recipe", default="mae", show_default=True, metavar="NAME|FILE.py"),
-        click.option("--size", metavar="NAME", help="nano, tiny, small, base, large, huge; by default from the data."),
-        click.option("--epochs", type=float, help="By default about 400,000 samples in all."),
+        click.option("--recipe", metavar="NAME|FILE.py", help="By default mae for images, remasker for tables."),
+        click.option("--size", metavar="NAME", help="micro, nano, tiny, ..., huge; by default from the data."),
+        click.option("--epochs", type=float, help="By default about 400,000 images or 1,000,000 rows in all."),
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-        image_size, label, group, strict, changing,
+        image_size, label, group, strict, ignore, na_values, changing,
     ):  # fmt: skip
         command = option(command)
     return command

@@ -38,8 +38,8 @@ from anymask.cli.options import (
 def pretrain(source: str | None, changes: tuple[str, ...], quiet: bool, probe_labels: str, **options: Any) -> None:
     """Train an encoder on SOURCE by masking. Without SOURCE: on the embedded digits.
 
-    SOURCE is a folder of images (with or without class folders or metadata.csv), a folder of parquet or .npy files, or
-    a .parquet, .npy or .npz file.
+    SOURCE is a folder of images (with or without class folders or metadata.csv), a folder of parquet or .npy files, a
+    table (.csv, .tsv or .parquet), or a .parquet, .npy or .npz file.
     """
     from anymask.train import pretrain
 

@@ -100,7 +100,8 @@ def padded(tokens: Tokens, model: Model, seed: int = 1) -> tuple[Tokens, Tensor]
 def _embedding_ignores_padding(model: Model, sample: Sample, tokens: Tokens) -> None:
     more, real = padded(tokens, model)
     before, after = codes(model, sample, tokens), codes(model, sample, more)
-    gap = _gap(before.x, after.x[:, real]) or _gap(before.mean(), after.mean())
+    own = torch.ones(tokens.shape, dtype=torch.bool) if tokens.valid is None else tokens.valid
+    gap = _gap(before.x[own], after.x[:, real][own]) or _gap(before.mean(), after.mean())
     if before.prefix is not None and after.prefix is not None:
         gap = gap or _gap(before.prefix, after.prefix)
     if gap:

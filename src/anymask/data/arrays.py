@@ -13,7 +13,7 @@ import torch
 
 from .errors import DataError
 from .kind import all_kinds
-from .labels import encode
+from .labels import classes_or_numbers
 from .options import Options
 from .source import Source
 
@@ -36,18 +36,19 @@ def from_array(array: np.ndarray, labels: Any, options: Options, name: str) -> S
             break
     else:
         raise DataError(f"{name} has shape {array.shape} and type {array.dtype}; images need numbers of shape (N, H, "
-                        f"W), (N, C, H, W) or (N, H, W, C)")
+                        f"W), (N, C, H, W) or (N, H, W, C), tables of (N, F)")
     given = options.label if options.label is not None else labels
     if isinstance(given, str):
         raise DataError(f"{name} is an array and has no columns; give label= the labels themselves, one a sample")
-    numbers, names = (None, None) if given is None else encode(_one_a_sample(given, len(array), "labels", name),
-                                                               f"the labels of {name}")
-    groups = None if options.group is None else _one_a_sample(options.group, len(array), "groups", name)
+    numbers = names = targets = None
+    if given is not None:
+        numbers, names, targets = classes_or_numbers(one_a_sample(given, len(array), "labels", name))
+    groups = None if options.group is None else one_a_sample(options.group, len(array), "groups", name)
     return Source(name=name, columns={kind.name: column}, labels=numbers, label_names=names, groups=groups,
-                  strict=options.strict)
+                  strict=options.strict, targets=targets)
 
 
-def _one_a_sample(values: Any, count: int, what: str, name: str) -> np.ndarray:
+def one_a_sample(values: Any, count: int, what: str, name: str) -> np.ndarray:
     out = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if out.shape not in ((count,), (count, 1)):
         raise DataError(f"{what} of {name} have shape {out.shape}, but there are {count} samples; give one a sample")

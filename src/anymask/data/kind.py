@@ -61,6 +61,7 @@ class Meter(ABC):
     """Accumulates what a Field holds, over a sample."""
 
     full: bool = False  # True: enough seen, reading more would only cost time
+    most: int = 2_000  # samples it wants to see, at most
 
     @abstractmethod
     def add(self, name: str, value: Value | None) -> None:
@@ -75,6 +76,9 @@ class Kind(ABC):
 
     name: str
     endings: frozenset[str]  # of files that hold one sample each
+    recipe: str  # slug of the recipe that is the default for such data
+    samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
+    most_epochs: int = 120  # ... and epochs at most
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
         """A source from an object or path only this kind knows; None leaves it to the generic openers."""
@@ -93,7 +97,8 @@ class Kind(ABC):
         """How to read one object of a torch Dataset, judged from an example: (object, name) -> value; None: unknown."""
 
     @abstractmethod
-    def meter(self, name: str, size: Any) -> Meter: ...
+    def meter(self, name: str, size: Any, column: Column | None) -> Meter:
+        """`size` is what was asked for in training; `column` is None for streams."""
 
     @abstractmethod
     def check(self, batch: np.ndarray, names: Callable[[int], str]) -> None:
@@ -121,6 +126,48 @@ class Kind(ABC):
 
     @abstractmethod
     def describe(self, field: Field) -> list[tuple[str, str]]: ...
+
+    @abstractmethod
+    def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
+        """(B, D) float32, the plain input of baselines, of a batch fitted to `field`; about `limit` values at most."""
+
+    @abstractmethod
+    def example_field(self, name: str) -> Field:
+        """The field of made-up data, with what is hard about this kind: for the contract."""
+
+    @abstractmethod
+    def examples(self, field: Field, count: int, seed: int) -> Tensor:
+        """(count, *shape) made-up values of a field, with something to learn."""
+
+    # What most kinds have no answer to.
+
+    def flattened(self, field: Field, limit: int) -> str:
+        """What `flat` does beside flattening, in words; '' where nothing."""
+        return ""
+
+    def align(self, column: Column, field: Field) -> Column:
+        """The column with its values laid out as in the field: a table's cells in the order of its columns' names."""
+        return column
+
+    def resized(self, field: Field, size: tuple[int, int]) -> Field:
+        """The field with values of another size."""
+        return field
+
+    def shrinks(self, field: Field, limit: int) -> bool:
+        """Whether `natural` changes the largest value seen."""
+        return False
+
+    def augmentable(self, field: Field) -> str:
+        """Why values of this field are not augmented in pre-training, in words; '' where they may be."""
+        return f"a {self.name} is used as it is: not augmented"
+
+    def light(self, field: Field) -> Any:
+        """The light augmentation of fine-tuning; None = none."""
+        return None
+
+    def model_size(self, field: Field) -> str:
+        """The default size of a model."""
+        return "tiny"
 
 
 @functools.cache

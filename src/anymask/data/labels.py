@@ -9,6 +9,8 @@ import numpy as np
 
 from .errors import DataError
 
+FEW = 20  # labels; of fewer, each may be a class of its own
+
 
 def encode(values: Sequence[Any] | np.ndarray, what: str) -> tuple[np.ndarray, list[str] | None]:
     """(N,) int64 class numbers, and names.
@@ -31,6 +33,26 @@ def encode(values: Sequence[Any] | np.ndarray, what: str) -> tuple[np.ndarray, l
         codes = {c: order.get(numbers[c], -1) for c in numbers}
         return _number(cells, codes, lambda c: c), [str(int(n)) for n in distinct]
     return _number(cells, {c: int(max(n, -1)) for c, n in numbers.items()}, lambda c: c), None
+
+
+def classes_or_numbers(
+    values: Sequence[Any] | np.ndarray,
+) -> tuple[np.ndarray | None, list[str] | None, np.ndarray | None]:
+    """(class numbers, names, targets), each None where it does not apply.
+
+    Numbers are targets, (N,) float64 with NaN where there is none. Whole numbers are classes as well (see `encode`),
+    unless hardly two samples share one; text is classes only.
+    """
+    cells = [_plain(v) for v in (values.tolist() if isinstance(values, np.ndarray) else values)]
+    numbers = _whole_numbers([c for c in cells if c is not None])
+    if numbers is None:
+        return *encode(values, "the labels"), None
+    targets = np.array([np.nan if c is None else numbers[c] for c in cells], dtype=np.float64)
+    known = targets[np.isfinite(targets)]
+    found = np.unique(known)
+    if not len(known) or (found != np.round(found)).any() or (len(known) >= FEW and 2 * len(found) > len(known)):
+        return None, None, targets if len(known) else None
+    return *encode(values, "the labels"), targets
 
 
 def _number(cells: list[Any], codes: dict[Any, int], key: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .collate import Batch
 from .errors import DataError
+from .kind import kind_of
 from .ordered import OrderedSteps
 from .schema import Schema
 from .source import AnySource, Source
@@ -83,7 +84,7 @@ def training_loader(source: AnySource, schema: Schema, *, batch_size: int, steps
         dataset = StreamSteps(source, **plan)
         count = _workers(workers, False, most=1)
     else:
-        cached = source.cached()
+        cached = aligned(source, schema).cached()
         dataset = Steps(cached, **plan)
         count = _workers(workers, cached.in_memory)
         source = cached
@@ -91,13 +92,15 @@ def training_loader(source: AnySource, schema: Schema, *, batch_size: int, steps
 
 
 def ordered_loader(source: AnySource, schema: Schema, *, batch_size: int, workers: int | Literal["auto"] = 0,
-                   size: int | tuple[int, int] | None = None, multiple: int = 1, max_side: int = 1024) -> Loader:
+                   size: int | tuple[int, int] | None = None, multiple: int = 1, max_side: int = 1024,
+                   fixed: bool = False) -> Loader:
     """Every sample once, in order, nothing random; keys are keyed.keys(0, 0, index).
 
     Images keep their sizes: within a batch they are padded with 0 at the bottom and right to a multiple of `multiple`,
     and `extent` (B, 2) int64 has the true (H, W); it is absent where every image fills its batch. With several such
     parts the name is `<part>.extent`. A side longer than `max_side` is scaled down to it (see `loader.notes`); `size`,
-    one side or (H, W), makes all images one size instead (short side resized, centre cropped). A batch of more than
+    one side or (H, W), makes all images one size instead (short side resized, centre cropped), and `fixed` the size of
+    training. A batch of more than
     2**26 positions is handed out in parts, so there may be more batches than `len`. A sample that cannot be read is
     left out and named in `source.skipped`: `index` says which samples are there.
     """
@@ -107,15 +110,21 @@ def ordered_loader(source: AnySource, schema: Schema, *, batch_size: int, worker
     if isinstance(source, StreamSource):
         raise DataError(f"{source.name} is a stream, which has no end that is known; open it without streaming=True, "
                         f"or take a part of it: list(itertools.islice(source.iterate(0), n))")
-    fixed = None if size is None else (size, size) if isinstance(size, int) else size
-    source = source.cached()
-    dataset = OrderedSteps(source, schema, batch_size, fixed, multiple, max_side)
+    both = None if size is None else (size, size) if isinstance(size, int) else size
+    source = aligned(source, schema).cached()
+    dataset = OrderedSteps(source, schema, batch_size, both, multiple, max_side, fixed)
     loader = Loader(source, schema, dataset, len(dataset), _workers(workers, source.in_memory))
-    if fixed is None:
+    if both is None and not fixed:
         loader.notes += [f"'{name}' with a side above max_side={max_side} is scaled down to it (largest seen: "
                          f"{' x '.join(str(n) for n in field.sizes[-1])})"
-                         for name, field in schema.fields.items() if max(field.sizes[-1]) > max_side]
+                         for name, field in schema.fields.items() if source.kinds[name].shrinks(field, max_side)]
     return loader
+
+
+def aligned(source: Source, schema: Schema) -> Source:
+    """The source with its values laid out as in the schema: the same object where they are already."""
+    columns = {name: kind_of(field.kind).align(source.columns[name], field) for name, field in schema.fields.items()}
+    return source.with_columns(columns) if any(source.columns[n] is not c for n, c in columns.items()) else source
 
 
 def _workers(asked: int | str, in_memory: bool, most: int = 8) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,36 @@ from .stream import StreamSource
 
 def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
                 group: Any = None, streaming: bool = False, layout: str | None = None,
-                channels: int | None = None) -> Any:
+                channels: int | None = None, ignore: str | Sequence[str] = (),
+                na_values: str | Sequence[str] = ()) -> Any:
     """A source from a path or an object.
 
     `spec`: None or "digits" (embedded); a folder of images, with class folders or not, with train/ test/ validation/
     folders or not, with metadata.csv (file_name, and label, split or other columns) or not; a folder of parquet files
     in the Hugging Face layout, or of .npy files; a .parquet, .npy, .npz or image file; a NumPy array, a torch tensor,
-    (x, y); a torch Dataset or IterableDataset; a Hugging Face Dataset, DatasetDict or IterableDataset.
+    (x, y); a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a
+    DataFrame, an array (N, F), with NaN, empty or NA cells missing; a torch Dataset or IterableDataset;
+    a Hugging Face Dataset, DatasetDict or IterableDataset.
 
     Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
     where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
     reads in order instead of by number. `layout` ("NCHW" or "NHWC") and `channels` (1, 3 or 4) are for images:
     without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
-    `channels` transparency is laid on white, and grey images among RGB become RGB.
+    `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` (names of columns to leave
+    out) and `na_values` (further words that stand for a missing cell) are for tables.
 
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
-                      channels=channels)
+                      channels=channels, ignore=_words(ignore), na_values=_words(na_values))
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)
     return source
+
+
+def _words(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(str(word) for word in given)
 
 
 def _open(spec: Any, options: Options) -> AnySource:

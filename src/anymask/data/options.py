@@ -17,3 +17,5 @@ class Options:
     streaming: bool = False
     layout: str | None = None
     channels: int | None = None
+    ignore: tuple[str, ...] = ()
+    na_values: tuple[str, ...] = ()

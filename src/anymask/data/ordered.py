@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.utils.data import Dataset
 
 from .collate import Batch, marks
 from .errors import DataError
-from .schema import Field, Schema
+from .schema import Schema
 from .source import Sample, Source
 
 BATCH_PIXELS = 2**26  # positions (H x W x B) in one batch; a fuller one is handed out in parts
@@ -22,9 +21,10 @@ class OrderedSteps(Dataset[Any]):
     """Item n is the n-th run of batch_size samples: ([batches], row -> reason of what was unreadable), or an error."""
 
     def __init__(self, source: Source, schema: Schema, batch_size: int, size: tuple[int, int] | None, multiple: int,
-                 max_side: int) -> None:
+                 max_side: int, fixed: bool) -> None:
         self.source, self.schema, self.batch_size, self.size = source, schema, batch_size, size
         self.multiple, self.max_side, self.kinds, self._labels = multiple, max_side, source.kinds, source.labels
+        self.fixed = fixed
 
     def __len__(self) -> int:
         return -(-len(self.source) // self.batch_size)
@@ -45,8 +45,9 @@ class OrderedSteps(Dataset[Any]):
         out: Sample = {}
         for name, field in self.schema.fields.items():
             value, kind = sample[name], self.kinds[name]
-            if value is not None and self.size is not None:
-                value = kind.fit(value, _resized(field, self.size), None, None)
+            if value is not None and (self.size is not None or self.fixed):
+                target = field if self.size is None else kind.resized(field, self.size)
+                value = kind.fit(value, target, None, None)
             elif value is not None:
                 value = kind.natural(value, field, self.max_side)
             out[name] = value
@@ -82,7 +83,3 @@ class OrderedSteps(Dataset[Any]):
                 out[f"{name}.present"] = torch.tensor(there)
         labels = None if self._labels is None else self._labels[index]
         return {**out, **marks(index, labels, 0, 0)}
-
-
-def _resized(field: Field, size: tuple[int, int]) -> Field:
-    return dataclasses.replace(field, shape=(field.shape[0], *size))

@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+import numpy as np
+
 from .errors import DataError, SchemaError
 from .kind import kind_of
 from .source import AnySource
 from .stream import StreamSource
-
-SAMPLE = 2_000  # at most so many samples are read for a schema
 
 
 class Labels(TypedDict):
@@ -28,7 +28,8 @@ class Field:
 
     `shape` is the shape in training, (C, H, W) for images; `sizes` the smallest, median and largest size seen, (H, W)
     for images; `low`, `high` the range of the values (nominal 0..255 for uint8, else as observed); `mean`, `std` one a
-    channel, in raw units; `missing` the share of samples that lack this part.
+    channel or column, in raw units; `missing` the share of samples that lack this part. For tables, one each column:
+    `columns` the names, `lows` and `highs` the ranges, `gaps` the shares of missing cells.
     """
 
     name: str
@@ -42,6 +43,10 @@ class Field:
     std: tuple[float, ...]
     missing: float = 0.0
     notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    lows: tuple[float, ...] = ()
+    highs: tuple[float, ...] = ()
+    gaps: tuple[float, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Field:
@@ -51,7 +56,8 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Schema:
-    """All fields of a source, its number of samples (None for a stream), labels, name and fingerprint."""
+    """All fields of a source, its number of samples (None for a stream), labels, name and fingerprint; `targets` is the
+    range of the numbers to predict, where there are such."""
 
     fields: dict[str, Field]
     count: int | None
@@ -59,6 +65,7 @@ class Schema:
     source: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+    targets: tuple[float, float] | None = None
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
@@ -67,7 +74,8 @@ class Schema:
     def from_json(cls, text: str) -> Schema:
         values = json.loads(text)
         fields = {name: Field.from_dict(f) for name, f in values["fields"].items()}
-        return cls(**{**values, "fields": fields, "notes": tuple(values["notes"])})
+        return cls(**{**values, "fields": fields, "notes": tuple(values["notes"]),
+                      "targets": tuple(values["targets"]) if values.get("targets") else None})
 
     def check(self, other: Schema) -> list[str]:
         """Whether data with the schema `other` fit a model trained with this one.
@@ -97,6 +105,9 @@ class Schema:
             rows += kind_of(field.kind).describe(field)
             if field.missing:
                 rows.append((f"{field.name} missing", f"{field.missing:.1%} of samples"))
+        if self.targets is not None:
+            low, high = self.targets
+            rows.append(("targets", f"numbers to predict, {low:g} to {high:g}"))
         if self.labels is None:
             rows.append(("labels", "none"))
         else:
@@ -108,7 +119,7 @@ class Schema:
 
 
 def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None) -> Schema:
-    """The schema of a source, from a seeded sample of at most 2,000 samples (the first ones of a stream).
+    """The schema of a source, by a seeded sample of at most 2,000 images or 100,000 rows (of a stream the first ones).
 
     `size` sets the size in training: one side or (H, W). Raises DataError for fewer than two samples, for values that
     are not finite, and what the kinds themselves refuse.
@@ -116,19 +127,22 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
     if source.count is not None and source.count < 2:
         raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least 2: add more data "
                         "(a trained model embeds single files)")
-    meters = {name: kind.meter(name, size) for name, kind in source.kinds.items()}
+    columns = {} if isinstance(source, StreamSource) else source.columns
+    meters = {name: kind.meter(name, size, columns.get(name)) for name, kind in source.kinds.items()}
     if source.count is None:
         _measure_stream(source, meters)
     else:
         _measure_rows(source, meters)
     fields = {name: meter.field() for name, meter in meters.items()}
+    targets = None if isinstance(source, StreamSource) else source.targets
+    span = None if targets is None else (float(np.nanmin(targets)), float(np.nanmax(targets)))
     return Schema(fields=fields, count=source.count, labels=_labels(source), source=source.name,
-                  fingerprint=source.fingerprint(), notes=tuple(source.notes))
+                  fingerprint=source.fingerprint(), notes=tuple(source.notes), targets=span)
 
 
 def _measure_rows(source: AnySource, meters: dict[str, Any]) -> None:
     assert not isinstance(source, StreamSource)
-    for index, sample in source.sample(SAMPLE):
+    for index, sample in source.sample(max(meter.most for meter in meters.values())):
         for name, meter in meters.items():
             meter.add(source.id_of(index), sample[name])
         if all(meter.full for meter in meters.values()):
@@ -142,7 +156,7 @@ def _measure_stream(source: AnySource, meters: dict[str, Any]) -> None:
         for name, meter in meters.items():
             meter.add(f"sample {n}", sample[name])
         n += 1
-        if n == SAMPLE or all(meter.full for meter in meters.values()):
+        if n == max(meter.most for meter in meters.values()) or all(meter.full for meter in meters.values()):
             break
     if n < 2:
         raise DataError(f"the stream {source.name} holds {n} sample(s); pre-training needs at least 2: add more data")

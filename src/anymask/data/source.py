@@ -39,18 +39,19 @@ class Source:
     """Samples by number: `source[i]` is a dict of parts, `{"image": (C, H, W) array}`.
 
     `columns` give the parts by row, and `rows` says which rows this source has, in order. `ids`, `labels` and `groups`
-    are by row. `bad` maps rows that cannot be read to the reason; reading one gives the next readable sample instead.
+    are by row; so are `targets`, numbers to predict. `bad` maps rows that cannot be read to the reason; reading one
+    gives the next readable sample instead.
     """
 
     def __init__(self, *, name: str, columns: Mapping[str, Column], ids: Sequence[str] | None = None,
                  labels: np.ndarray | Callable[[], np.ndarray | None] | None = None,
                  label_names: list[str] | None = None, groups: np.ndarray | None = None,
                  rows: np.ndarray | None = None, bad: Mapping[int, str] | None = None, strict: bool = False,
-                 notes: Sequence[str] = ()) -> None:
+                 notes: Sequence[str] = (), targets: np.ndarray | None = None) -> None:
         self.name, self.columns, self.strict, self.notes = name, dict(columns), strict, list(notes)
         self.label_names = label_names
         self.current_split: str | None = None
-        self._ids, self._row_labels, self._row_groups = ids, labels, groups
+        self._ids, self._row_labels, self._row_groups, self._row_targets = ids, labels, groups, targets
         self._bad: dict[int, str] = dict(bad or {})
         total = len(next(iter(self.columns.values())))
         self.rows = np.arange(total) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -82,6 +83,11 @@ class Source:
             # some datasets know their labels only by reading every item: done once, if asked for
             self._row_labels = self._row_labels()
         return None if self._row_labels is None else self._row_labels[self.rows]
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """(N,) float64 numbers to predict, NaN where a sample has none; None where the label is no number."""
+        return None if self._row_targets is None else self._row_targets[self.rows]
 
     @property
     def groups(self) -> np.ndarray | None:
@@ -136,7 +142,13 @@ class Source:
                             f"got {chosen.min()}..{chosen.max()}")
         return Source(name=self.name, columns=self.columns, ids=self._ids, labels=self._row_labels,
                       label_names=self.label_names, groups=self._row_groups, rows=self.rows[chosen], bad=self._bad,
-                      strict=self.strict, notes=self.notes)
+                      strict=self.strict, notes=self.notes, targets=self._row_targets)
+
+    def with_columns(self, columns: Mapping[str, Column]) -> Source:
+        """The same samples with their parts from other columns."""
+        copy = self.subset(np.arange(len(self)))
+        copy.columns = dict(columns)
+        return copy.with_splits(self.current_split or "", self._splits) if self._splits else copy
 
     # ---- reading
 
@@ -270,7 +282,7 @@ def _decoded(source: Source) -> Source | None:
         columns[name] = ArrayColumn(column.kind, array, dtype=str(array.dtype), convert=_same)
     copy = Source(name=source.name, columns=columns, ids=source.ids, labels=source.labels,
                   label_names=source.label_names, groups=source.groups, bad=bad, strict=source.strict,
-                  notes=source.notes)
+                  notes=source.notes, targets=source.targets)
     copy._fingerprint = source.fingerprint()
     return copy.with_splits(source.current_split or "", source._splits) if source._splits else copy
 
@@ -310,6 +322,8 @@ def _fingerprint(source: Source) -> str:
         digest.update("\n".join(source.ids).encode())
     if source._row_labels is not None and not callable(source._row_labels):
         digest.update(source._row_labels[source.rows].tobytes())
+    if source.targets is not None:
+        digest.update(source.targets.tobytes())
     for name, column in sorted(source.columns.items()):
         digest.update(name.encode())
         sizes = _sizes(column, source.rows)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .errors import EvaluateError
     from .features import embed
     from .finetuning import Classifier, finetune, load_classifier
+    from .imputing import impute
     from .predicting import predict
     from .probe import knn, linear_probe
     from .tasking import evaluate
@@ -22,6 +23,7 @@ _HOME = {
     "embed": "features",
     "evaluate": "tasking",
     "finetune": "finetuning",
+    "impute": "imputing",
     "knn": "probe",
     "linear_probe": "probe",
     "load_classifier": "finetuning",
@@ -34,6 +36,7 @@ __all__ = [
     "embed",
     "evaluate",
     "finetune",
+    "impute",
     "knn",
     "linear_probe",
     "load_classifier",

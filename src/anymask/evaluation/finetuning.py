@@ -27,7 +27,7 @@ from anymask.data import (
     split_source,
     training_loader,
 )
-from anymask.data.augment import RandomCrop, RandomResizedCrop
+from anymask.data.kind import kind_of
 from anymask.engine import Model, Sample, Step, everything
 from anymask.evaluation.features import POOLS
 from anymask.evaluation.inputs import labelled
@@ -39,7 +39,6 @@ from anymask.train.precision import LIGHTNING, choose
 FORMAT = 1
 SAMPLES_SEEN = 50_000  # where the number of epochs is not given
 FEWEST = 5  # labels a class from which on a part is kept for validation
-SMALL = 24  # pixels of the short side; smaller images are shifted only, as cropping and mirroring change what they show
 SMOOTHING = 0.1
 
 
@@ -136,7 +135,7 @@ def finetune(
             batch_size=batch_size,
             steps=epochs * per_epoch,
             seed=seed,
-            augment={name: light(field.shape) for name, field in run.schema.fields.items()},
+            augment={name: kind_of(field.kind).light(field) for name, field in run.schema.fields.items()},
         )
         best = _fit(
             classifier,
@@ -168,12 +167,6 @@ def finetune(
     folder = Path(out).expanduser() if out is not None else run.folder / "classifier"
     _save(folder, run, classifier, {"names": names, "pool": pool, "settings": settings, "scores": scores})
     return folder
-
-
-def light(shape: tuple[int, ...]) -> Any:
-    """The augmentation of fine-tuning for images (C, H, W)."""
-    side = min(shape[-2:])
-    return RandomCrop(pad=max(1, side // 8)) if side < SMALL else RandomResizedCrop(scale=(0.6, 1.0))
 
 
 def layer_groups(classifier: Classifier, *, lr: float, weight_decay: float, decay: float) -> list[dict[str, Any]]:
@@ -247,8 +240,7 @@ def _validation(train: Source, labels: int | None, seed: int) -> tuple[Source, S
 
 def _fixed(source: Source, schema: Schema) -> Any:
     """Batches at the size of training."""
-    size = next(iter(schema.fields.values())).shape[-2:]
-    return ordered_loader(source, schema, batch_size=256, size=(size[0], size[1]))
+    return ordered_loader(source, schema, batch_size=256, fixed=True)
 
 
 # Training.

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from anymask.data import (
     DataError,
@@ -16,6 +15,7 @@ from anymask.data import (
     ordered_loader,
     split_source,
 )
+from anymask.data.kind import kind_of
 from anymask.evaluation.features import Pool, embed
 from anymask.run import Run
 
@@ -24,18 +24,25 @@ CHECKED = 20_000  # duplicates are looked for in sets of at most so many samples
 
 
 def raw_input(source: Source, schema: Schema, *, batch_size: int = 256) -> np.ndarray:
-    """(N, D) flattened input in raw units: all images made the size of training, and averaged over squares where that
-    is more than 4,096 values. The row of a sample that cannot be read is NaN."""
+    """(N, D) flattened input: images in raw units, made the size of training and averaged over squares where that is
+    more than 4,096 values; cells of tables standardised, missing ones at the mean and indicated. The row of a sample
+    that cannot be read is NaN."""
     out: np.ndarray | None = None
-    height, width = next(iter(schema.fields.values())).shape[-2:]
-    side = pooling(schema)
-    for batch in ordered_loader(source, schema, batch_size=batch_size, size=(height, width)):
-        x = torch.cat([_averaged(batch[name].float(), side).flatten(1) for name in schema.fields], 1).numpy()
+    limit = RAW // len(schema.fields)
+    for batch in ordered_loader(source, schema, batch_size=batch_size, fixed=True):
+        flat = [kind_of(field.kind).flat(batch[name], field, limit) for name, field in schema.fields.items()]
+        x = torch.cat(flat, 1).numpy()
         out = np.full((len(source), x.shape[1]), np.nan, dtype=np.float32) if out is None else out
         out[batch["index"].numpy()] = x
     if out is None:
         raise DataError(f"no sample of {source.name} could be read")
     return out
+
+
+def raw_notes(schema: Schema) -> list[str]:
+    """What raw input is, where it is not the samples as they are."""
+    told = (kind_of(field.kind).flattened(field, RAW // len(schema.fields)) for field in schema.fields.values())
+    return [f"raw input is {text}" for text in dict.fromkeys(told) if text]
 
 
 def labelled(source: Source) -> Source:
@@ -107,13 +114,3 @@ def duplicates(train: Source, held: Source) -> list[str]:
         return [f"duplicates between training and test part were not looked for (more than {CHECKED:,} samples)"]
     twice = len({j for _, j in duplicates_across(train, held)})
     return [f"{twice} of {len(held):,} test samples are in the training part as well"] if twice else []
-
-
-def pooling(schema: Schema) -> int:
-    """Side of the squares that raw images are averaged over."""
-    values = sum(int(np.prod(f.shape)) for f in schema.fields.values())
-    return max(1, int(np.ceil(np.sqrt(values / RAW))))
-
-
-def _averaged(images: Tensor, side: int) -> Tensor:
-    return images if side == 1 else torch.nn.functional.avg_pool2d(images, side, ceil_mode=True)

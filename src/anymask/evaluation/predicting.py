@@ -75,9 +75,8 @@ def _shares(
     classifier: Classifier, run: Run, source: Source, batch_size: int, precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(sample numbers (B,), probabilities (B, classes)) at the size of training."""
-    height, width = next(iter(run.schema.fields.values())).shape[-2:]
     dtype = PRECISIONS[precision]
-    for batch in ordered_loader(source, run.schema, batch_size=batch_size, size=(height, width)):
+    for batch in ordered_loader(source, run.schema, batch_size=batch_size, fixed=True):
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
             logits = classifier(batch)
         yield batch["index"], torch.softmax(logits.float(), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from anymask.engine import Latent, Model, Part, Step, take
+from anymask.engine import Latent, Model, Part, Step, scatter, take
 from anymask.parts.layers import Block, CrossBlock, LayerNorm, Linear, init_weights
 from anymask.recipe import RecipeError
 
@@ -110,6 +110,57 @@ class Transformer(Part):
             x = block(x, ok)
         x = self.blocks[-1](x, ok, queries=last)
         return self.heads(self.norm(x))
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        return {"token": {"weight_decay": 0.0}, "positions": {"weight_decay": 0.0}}
+
+
+class Everywhere(Part):
+    """A transformer over every place: codes where the encoder kept a token, a mask token elsewhere, also where there
+    is nothing to keep, as in a missing cell (ReMasker, arXiv:2309.13793, section 3.2). What is shown is thus predicted
+    from its own code.
+
+    Args:
+        width, depth, heads: None = the decoder's of the size.
+        bounded: predictions between 0 and 1, by a logistic function of twice the last layer.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        bounded: bool = False,
+    ):
+        super().__init__(model)
+        size = model.size
+        width, depth, heads = width or size.decoder_width, depth or size.decoder_depth, heads or size.decoder_heads
+        self.embed = Linear(model.encoder.width, width)
+        self.token = mask_token(width)
+        self.positions = model.positions(width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = LayerNorm(width)
+        self.bounded = bounded
+        init_weights(self.embed)
+        init_weights(self.blocks)
+        self.heads = Heads(model, width)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        latent, mask = step.latent, step.mask
+        x = scatter(self.embed(latent.x), mask, self.token)  # R N W
+        x = x + self.positions(step.tokens).to(x.dtype)
+        t = 0
+        if latent.prefix is not None:
+            t = latent.prefix.shape[1]
+            x = torch.cat([self.embed(latent.prefix), x], 1)
+        if mask.via is not None:
+            x = x[mask.via]
+        for block in self.blocks:
+            x = block(x)
+        pred = self.heads(self.norm(take(x[:, t:], mask.ask)))
+        return {name: torch.sigmoid(2 * y) for name, y in pred.items()} if self.bounded else pred
 
     def groups(self) -> dict[str, dict[str, float]]:
         return {"token": {"weight_decay": 0.0}, "positions": {"weight_decay": 0.0}}

@@ -139,3 +139,33 @@ class Block(Scored):
         order = torch.arange(self.rectangles, 0, -1, device=key.device)[:, None]
         # The earliest rectangle that covers a token ranks it; uncovered tokens rank lowest, in random order.
         return (inside * order).amax(1) + keyed.uniform(key, n, salt=1)
+
+
+class Remask(Scored):
+    """Observed cells are hidden at random, missing ones always; hidden and shown ones are asked for, and each of the
+    two groups has a mean loss of its own (ReMasker, arXiv:2309.13793, section 3.2).
+
+    Args:
+        ratio: share of the cells of a row that is hidden, missing ones counted first; 0 = none but these.
+        observed: the share is of the observed cells instead, so that rows with gaps show fewer of them.
+    """
+
+    def __init__(self, model: Model, *, ratio: float = 0.5, observed: bool = False):
+        super().__init__(model, ratio=ratio or 0.5, ask=None)
+        self.ratio, self.observed = float(ratio), observed
+
+    def visible(self, tokens: Tokens) -> float | int:
+        share = 1.0 - self.ratio
+        return share if self.observed or not self.ratio else max(1, int(tokens.shape[1] * share + 1e-4))
+
+    def score(self, step: Step, model: Model) -> Tensor:
+        return keyed.uniform(step.sample["key"], step.tokens.shape[1])
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        mask = super().forward(step, model)
+        shown = mask.visible.float()
+        there = torch.ones_like(shown) if step.tokens.valid is None else step.tokens.valid.float()
+        hidden = there - shown
+        # The loss is a mean over all scored cells: these weights make it the sum of two means.
+        weight = there.sum() * (shown / shown.sum().clamp(min=1) + hidden / hidden.sum().clamp(min=1))
+        return mask._replace(weight=weight)

@@ -30,6 +30,8 @@ class Patches(Part):
         field: of the schema.
     """
 
+    takes = "image"
+
     def __init__(self, model: Model, *, patch: int | None = None, field: str = "image"):
         super().__init__(model)
         image = model.schema.fields[field]
@@ -81,6 +83,50 @@ class Patches(Part):
     def raw(self, images: Tensor) -> Tensor:
         """Standardised images (B, C, H, W) back to the units of the data."""
         return images * self.std[:, None, None] + self.mean[:, None, None]
+
+
+class Cells(Part):
+    """Rows of a table to one token a column.
+
+    (B, F) with NaN for a missing cell -> stream `table` (B, F, 1), scaled by column, 0 where missing. `valid` is False
+    where a cell is missing, and None where neither the schema nor the batch lacks any. `pos` is the number of the
+    column.
+
+    Args:
+        standardise: by mean and deviation; otherwise by range, to 0..1 (ReMasker, arXiv:2309.13793, section 4.1).
+        field: of the schema.
+    """
+
+    takes = "table"
+
+    def __init__(self, model: Model, *, standardise: bool = True, field: str = "table"):
+        super().__init__(model)
+        table = model.schema.fields[field]
+        self.field, self.streams = field, {field: 1}
+        self.grid, self.pitch = table.shape, (1.0,)
+        self.gaps = any(table.gaps)
+        low, high = (torch.tensor(values, dtype=torch.float64) for values in (table.lows, table.highs))
+        shift, scale = low, torch.where(high > low, high - low, 1.0)
+        if standardise:
+            shift, scale = (torch.tensor(values, dtype=torch.float64) for values in (table.mean, table.std))
+        self.register_buffer("shift", shift, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+
+    shift: Tensor
+    scale: Tensor
+
+    def forward(self, sample: Sample) -> Tokens:
+        table = sample[self.field]
+        valid = ~table.isnan()
+        # Doubles, as columns such as years and times are large beside their spread.
+        x = torch.where(valid, (table.double() - self.shift) / self.scale, 0.0).float()
+        pos = grid_index(self.grid, x.device) + 0.5
+        some = self.gaps or not valid.all()
+        return Tokens({self.field: x[..., None]}, pos[None], valid if some else None, grid=self.grid)
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Scaled cells (B, F, 1) back to the units of the data, (B, F) float64."""
+        return x[..., 0].double() * self.scale + self.shift
 
 
 def grid_index(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:

@@ -39,8 +39,7 @@ def picture(model: Model, batch: dict[str, Tensor]) -> Image.Image:
     Raises:
         TrainError: the model's data are no images.
     """
-    if not drawable(model):
-        raise TrainError("only models of images can be drawn; this one's tokenizer makes no patches of images")
+    _check_drawable(model)
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     with evaluating(model):
@@ -57,8 +56,17 @@ def reconstruct(run: Run | str | Path, source: Any, out: str | Path, *, n: int =
     """Draws the first `n` samples of a source (or what `open_source` takes) with a run's trained model into a PNG."""
     run = run if isinstance(run, Run) else Run.open(run)
     model = run.model()
+    _check_drawable(model)
     batch = measure.first_batch(open_source(source), planning.cropped(run.schema, model), n)
     return save(picture(model, batch), Path(out))
+
+
+def _check_drawable(model: Model) -> None:
+    if not drawable(model):
+        raise TrainError(
+            "only models of images can be drawn; this one's tokenizer makes no patches of images. For a table, "
+            "anymask.evaluation.impute gives the numbers"
+        )
 
 
 def save(image: Image.Image, path: Path) -> Path:

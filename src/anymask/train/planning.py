@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from anymask.data import Schema, infer_schema, open_source
+from anymask.data.kind import Kind, kind_of
 from anymask.engine import Model
-from anymask.recipe import SIZES, P, Recipe, RecipeError, Size, find
+from anymask.recipe import SIZES, P, Recipe, RecipeError, Size, catalogue, find
 from anymask.train.optim import adamw, warmup_cosine
 
 from . import measure
@@ -19,9 +20,6 @@ from .errors import TrainError
 from .folder import check_disk, check_folder, default_folder
 from .precision import choose
 from .progress import duration
-
-SAMPLES_SEEN = 400_000  # of a run whose number of epochs is not given
-SMALLEST_AUGMENTED = 24  # pixels of the short side; smaller images are used as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +89,7 @@ class Plan:
 def plan(
     source: Any = None,
     *,
-    recipe: str | Recipe = "mae",
+    recipe: str | Recipe | None = None,
     size: str | Size | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -111,6 +109,7 @@ def plan(
 
     Args:
         source: an opened source, or anything that `anymask.data.open_source` takes; `opening` goes there.
+        recipe: None = the default of the kind of data.
         steps: optimiser steps, in place of `epochs`.
         trial: also run a few training steps, to tell the time.
 
@@ -120,9 +119,11 @@ def plan(
     for name, value in {"accumulate": accumulate, "devices": devices, "steps": steps or 1}.items():
         if value < 1:
             raise TrainError(f"{name} counts from 1, not {value}")
-    made = find(recipe).but(changes or {})
+    made = None if recipe is None else find(recipe)  # a name that is wrong is told before data are read
     source = open_source(source, **opening)
     schema = infer_schema(source, size=image_size)
+    made = (made or find(default_recipe(schema))).but(changes or {})
+    fitting(made, schema)
     name, widths = size_of(size or default_size(schema))
     with torch.random.fork_rng(devices=[]):
         model = build(made, schema, widths)
@@ -132,7 +133,7 @@ def plan(
         kept = measure.activation_bytes(model, sample, kind)
         chosen, notes = _batch(batch_size, schema.count, devices, model, kept)
         batch = chosen * accumulate * devices
-        count, epochs_ = _steps(epochs, steps, schema.count, batch)
+        count, epochs_ = _steps(epochs, steps, schema, batch)
         optimiser = optimiser_of(made, model, batch)
         seconds = None
         if trial:
@@ -193,9 +194,27 @@ def cropped(schema: Schema, model: Model) -> Schema:
     return replace(schema, fields={**schema.fields, field.name: field})
 
 
+def default_recipe(schema: Schema) -> str:
+    """The recipe that suits the kind of the first part."""
+    return _kinds(schema)[0].recipe
+
+
+def fitting(recipe: Recipe, schema: Schema) -> None:
+    """Raises RecipeError where a recipe's tokenizer takes no part that the data have; names the recipes that do."""
+    takes = getattr(getattr(recipe.tokenizer, "part", None), "takes", None)
+    have = [field.kind for field in schema.fields.values()]
+    if takes is None or takes in have:
+        return
+    fit = [slug for slug in catalogue() if getattr(find(slug).tokenizer.part, "takes", None) in have]
+    raise RecipeError(
+        f"recipe {recipe.slug!r} takes data of kind {takes!r}, and {schema.source} has {', '.join(have)}; recipes that "
+        f"fit: {', '.join(fit) or 'none'} (--recipe)"
+    )
+
+
 def augmentation(recipe: Recipe, schema: Schema) -> Any:
-    """The recipe's augmentation; None for images that are too small to be cropped."""
-    if recipe.augment is None or _too_small(schema):
+    """The recipe's augmentation; None for data that are used as they are, such as images too small to be cropped."""
+    if recipe.augment is None or _unaugmented(schema):
         return None
     return recipe.augment()
 
@@ -212,28 +231,30 @@ def schedule_of(recipe: Recipe, steps: int) -> Any:
     return lambda step: part(step=step, steps=steps)
 
 
-def default_epochs(count: int) -> float:
-    """So many that about `SAMPLES_SEEN` samples are seen, 1 to 120."""
-    return float(min(120, max(1, round(SAMPLES_SEEN / count))))
+def default_epochs(schema: Schema) -> float:
+    """So many that about as many samples are seen as the kind of data asks for (400,000 images, in 1 to 120 epochs)."""
+    assert schema.count is not None
+    seen, most = max((kind.samples_seen, kind.most_epochs) for kind in _kinds(schema))
+    return float(min(most, max(1, round(seen / schema.count))))
 
 
 def default_size(schema: Schema) -> str:
-    """ "nano" for images of at most 16 pixels on the short side, else "tiny"."""
-    return "nano" if _short_side(schema) <= 16 else "tiny"
+    """The size that suits the first part, such as "nano" for images of at most 16 pixels, else "tiny"."""
+    return _kinds(schema)[0].model_size(next(iter(schema.fields.values())))
 
 
-def _short_side(schema: Schema) -> int:
-    return min((min(f.shape[-2:]) for f in schema.fields.values() if f.kind == "image"), default=0)
+def _kinds(schema: Schema) -> list[Kind]:
+    return [kind_of(field.kind) for field in schema.fields.values()]
 
 
-def _too_small(schema: Schema) -> bool:
-    return 0 < _short_side(schema) < SMALLEST_AUGMENTED
+def _unaugmented(schema: Schema) -> list[str]:
+    """Why parts are used as they are."""
+    told = [kind_of(field.kind).augmentable(field) for field in schema.fields.values()]
+    return [text for text in dict.fromkeys(told) if text]
 
 
 def _augment_notes(recipe: Recipe, schema: Schema) -> tuple[str, ...]:
-    if recipe.augment is None or not _too_small(schema):
-        return ()
-    return (f"images below {SMALLEST_AUGMENTED} pixels are used as they are: not cropped, not mirrored",)
+    return () if recipe.augment is None else tuple(_unaugmented(schema))
 
 
 def size_of(size: str | Size) -> tuple[str, Size]:
@@ -278,19 +299,20 @@ def _memory(model: Model, kept: tuple[float, float], batch: int) -> float:
     return sum(p.numel() for p in model.parameters()) * measure.BYTES_PER_PARAMETER + kept[0] + kept[1] * batch
 
 
-def _steps(epochs: float | None, steps: int | None, count: int | None, batch: int) -> tuple[int, float | None]:
+def _steps(epochs: float | None, steps: int | None, schema: Schema, batch: int) -> tuple[int, float | None]:
     """Optimiser steps and epochs (None for a stream)."""
     if epochs is not None and steps is not None:
         raise TrainError("give epochs or steps, not both")
     if epochs is not None and epochs <= 0:
         raise TrainError(f"epochs is a number above 0, not {epochs}")
+    count = schema.count
     if count is None:
         if epochs is not None:
             raise TrainError("a stream has no known length, so no epochs; give steps=... (--steps)")
-        return steps or math.ceil(SAMPLES_SEEN / batch), None
+        return steps or math.ceil(max(kind.samples_seen for kind in _kinds(schema)) / batch), None
     if steps is not None:
         return steps, steps * batch / count
-    epochs = default_epochs(count) if epochs is None else float(epochs)
+    epochs = default_epochs(schema) if epochs is None else float(epochs)
     return max(1, math.ceil(epochs * count / batch)), epochs
 
 

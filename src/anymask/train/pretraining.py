@@ -48,7 +48,7 @@ FROZEN: dict[str, Any] = {
 def pretrain(
     source: Any = None,
     *,
-    recipe: str | Recipe = "mae",
+    recipe: str | Recipe | None = None,
     size: str | Size | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -70,6 +70,8 @@ def pretrain(
     workers: int | str = "auto",
     strict: bool = False,
     streaming: bool = False,
+    ignore: Sequence[str] = (),
+    na_values: Sequence[str] = (),
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
@@ -83,10 +85,12 @@ def pretrain(
 
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
-            `label`, `group`, `strict` and `streaming` go there.
-        recipe, changes: a system, and what is different: {"mask.ratio": 0.8}.
-        size: name or Size; None = "nano" up to 16 pixels, else "tiny".
-        epochs: passes over the data; None = about 400,000 samples in all. `steps` (optimiser steps) in its place.
+            `label`, `group`, `strict`, `streaming`, `ignore` and `na_values` go there.
+        recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
+            mae for images, remasker for tables.
+        size: name or Size; None = "nano" up to 16 pixels, else "tiny"; "micro" for tables.
+        epochs: passes over the data; None = about 400,000 images or 1,000,000 rows in all. `steps` (optimiser steps) in
+            its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or
             64 below 2,000 samples, less where the memory asks for it.
         init: what to take weights from: a run folder, a .safetensors file, or a Hugging Face ViT-MAE folder, whose
@@ -111,6 +115,7 @@ def pretrain(
     talk = Progress(show=progress)
     check_loggers(loggers)
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
+    opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))
         given = dict(zip(FROZEN, values, strict=True))
@@ -168,7 +173,7 @@ def _begin(made: Plan, spec: Any, opening: dict[str, Any], frozen: dict[str, Any
     if overwrite:
         folder.clear(made.out)
     path = None if spec is not None and not isinstance(spec, (str, Path)) else str(spec or "digits")
-    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool))}
+    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, list))}
     settings = {
         **frozen,
         "steps": made.steps,
@@ -198,7 +203,7 @@ def _versions() -> dict[str, str]:
 def _reopen(
     source: Any,
     out: str | Path | None,
-    recipe: str | Recipe,
+    recipe: str | Recipe | None,
     size: str | Size | None,
     changes: dict[str, Any] | None,
     given: dict[str, Any],
@@ -207,7 +212,8 @@ def _reopen(
     """The run in `out` and its data, checked to be those that it began with."""
     if out is None:
         raise TrainError("resume needs the run's folder: --out FOLDER")
-    made = find(recipe)  # a user's own file is loaded by this, before the run looks its parts up
+    # A user's own file is loaded by this, before the run looks its parts up.
+    made = None if recipe is None else find(recipe)
     run = Run.open(out)
     _same_settings(run, made, size, changes, given)
     if source is None and run.settings["source"] is None:
@@ -219,7 +225,7 @@ def _reopen(
 
 
 def _same_settings(
-    run: Run, recipe: Recipe, size: str | Size | None, changes: dict[str, Any] | None, given: dict[str, Any]
+    run: Run, recipe: Recipe | None, size: str | Size | None, changes: dict[str, Any] | None, given: dict[str, Any]
 ) -> None:
     """Raises TrainError for what was given and is not what the run began with: it would be ignored otherwise."""
     wrong = [name for name, default in FROZEN.items() if given[name] not in (default, run.settings[name])]
@@ -229,7 +235,7 @@ def _same_settings(
             f"{run.folder} goes on with its own {name}, {run.settings[name]}, not {given[name]}; leave it out, or "
             "begin another run"
         )
-    if recipe.slug not in ("mae", run.recipe.slug):
+    if recipe is not None and recipe.slug != run.recipe.slug:
         raise TrainError(f"{run.folder} is a run of {run.recipe.slug}, not of {recipe.slug}; leave the recipe out")
     if size is not None and planning.size_of(size)[1] != run.size:
         raise TrainError(f"{run.folder} goes on with its own size; leave it out, or begin another run")

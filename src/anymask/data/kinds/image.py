@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..augment import Compose, Cover, FitSize, RandomCrop, resize
+from ..augment import Compose, Cover, FitSize, RandomCrop, RandomResizedCrop, resize
 from ..collate import tensor
 from ..columns import ArrayColumn, Blobs, Column
 from ..errors import DataError, SchemaError, Unreadable, some
@@ -37,6 +37,8 @@ HEADERS = 20_000  # headers read at opening; of more files a seeded choice, the 
 ENOUGH_PIXELS = 2**27  # a schema's figures are taken from no more pixels than this (per channel) ...
 ENOUGH_IMAGES = 64  # ... but from at least so many images
 KEEP_BELOW = 256  # sets of one size below this are trained at their own size
+SMALLEST_AUGMENTED = 24  # pixels of the short side
+EXAMPLE = (3, 24, 32)  # made-up images are not square, so that rows and columns cannot be confused
 LARGEST = 224  # training size at most, unless asked for
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's conversion to grey
 _FIT = Compose(Cover(), RandomCrop(pad=0))
@@ -88,6 +90,7 @@ class ObjectReader:
 class ImageKind(Kind):
     name = "image"
     endings = ENDINGS
+    recipe = "mae"
 
     def settle(self, blobs: Blobs, options: Options) -> Settled:
         peeks, bad = _peek_all(blobs, options.layout)
@@ -118,7 +121,7 @@ class ImageKind(Kind):
         channels = options.channels or array.shape[0]
         return ObjectReader(decoder=_decoder(channels, str(array.dtype), options))
 
-    def meter(self, name: str, size: Any) -> Meter:
+    def meter(self, name: str, size: Any, column: Column | None) -> Meter:
         return ImageMeter(name, size)
 
     def check(self, batch: np.ndarray, names: Callable[[int], str]) -> None:
@@ -173,6 +176,57 @@ class ImageKind(Kind):
         return [(field.name, f"{c} channel{'s' * (c > 1)}, {field.dtype}, {field.low:g} to {field.high:g}"),
                 (f"{field.name} sizes", f"{seen} (height x width); trained at {h} x {w}"),
                 (f"{field.name} mean, std", f"{figures(field.mean)}; {figures(field.std)}")]
+
+    def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
+        side, x = _squares(field, limit), values.float()
+        return (x if side == 1 else torch.nn.functional.avg_pool2d(x, side, ceil_mode=True)).flatten(1)
+
+    def flattened(self, field: Field, limit: int) -> str:
+        side = _squares(field, limit)
+        return f"averaged over squares of {side} pixels" if side > 1 else ""
+
+    def example_field(self, name: str) -> Field:
+        x = smooth(64, EXAMPLE, 0).float()
+        mean, std = x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).tolist()
+        return Field(name=name, kind="image", dtype="uint8", shape=EXAMPLE, sizes=(EXAMPLE[1:],) * 3, low=0.0,
+                     high=255.0, mean=tuple(mean), std=tuple(std))
+
+    def examples(self, field: Field, count: int, seed: int) -> Tensor:
+        x = field.low + smooth(count, field.shape, seed).float() / 255 * (field.high - field.low)
+        return x.to(torch.uint8 if field.dtype == "uint8" else torch.int32 if "int" in field.dtype else torch.float32)
+
+    def resized(self, field: Field, size: tuple[int, int]) -> Field:
+        return replace(field, shape=(field.shape[0], *size))
+
+    def shrinks(self, field: Field, limit: int) -> bool:
+        return max(field.sizes[-1]) > limit
+
+    def augmentable(self, field: Field) -> str:
+        small = min(field.shape[-2:]) < SMALLEST_AUGMENTED
+        return f"images below {SMALLEST_AUGMENTED} pixels are used as they are: not cropped, not mirrored" * small
+
+    def light(self, field: Field) -> Any:
+        side = min(field.shape[1:])
+        if side < SMALLEST_AUGMENTED:  # shifted only, as cropping and mirroring change what they show
+            return RandomCrop(pad=max(1, side // 8))
+        return RandomResizedCrop(scale=(0.6, 1.0))
+
+    def model_size(self, field: Field) -> str:
+        return "nano" if min(field.shape[-2:]) <= 16 else "tiny"
+
+
+def _squares(field: Field, limit: int) -> int:
+    """Side of the squares that plain input is averaged over."""
+    return max(1, int(np.ceil(np.sqrt(np.prod(field.shape) / limit))))
+
+
+def smooth(count: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    """(count, C, H, W) uint8: smooth random images, so that a patch says something of its neighbours."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, shape[0], 4, 5, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, size=shape[1:], mode="bicubic", align_corners=True)
+    fine = fine + 0.02 * torch.randn(fine.shape, generator=generator)
+    return (128 + 45 * fine).round().clamp(0, 255).to(torch.uint8)
 
 
 class ImageMeter(Meter):

@@ -9,7 +9,7 @@ import numpy as np
 
 from anymask.data import DataError, Source, few_label_draws
 from anymask.evaluation.features import Pool
-from anymask.evaluation.inputs import duplicates, features_of, parts_of, pooling, readable
+from anymask.evaluation.inputs import duplicates, features_of, parts_of, raw_notes, readable
 from anymask.evaluation.probe import Scores, knn, linear_probe
 from anymask.run import Run
 from anymask.table import Table, interval
@@ -57,8 +57,7 @@ def evaluate(
         f"encoder features are pooled by {pool if isinstance(pool, str) else getattr(pool, '__name__', pool)!r}"
     )
     notes += duplicates(train, held)
-    if pooling(run.schema) > 1:
-        notes.append(f"raw input is averaged over squares of {pooling(run.schema)} pixels")
+    notes += raw_notes(run.schema)
     rows: list[Sequence[Any]] = []
     for name, features in features_of(run, train, held, pool, batch_size, progress):
         (x, y), (test_x, test_y) = (readable(f, part) for f, part in zip(features, (train, held)))
