@@ -20,7 +20,7 @@ Imputer = Callable[..., np.ndarray]
 NEIGHBOURS = 5
 ROUNDS = 10  # of the iterative imputer
 FOREST_ROUNDS = 3  # more change little, and missForest stops after 3 to 5 as a rule
-TREES = 20
+TREES = 50
 FOREST_ROWS = 2_000  # a tree is grown on so many rows at most, which bounds the time
 
 
@@ -47,7 +47,7 @@ def iterative(x: np.ndarray, *, fit: np.ndarray | None = None, seed: int = 0) ->
 
 def forest(x: np.ndarray, *, fit: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """As missForest (Stekhoven and Buehlmann 2012, doi:10.1093/bioinformatics/btr597): each column by a random forest
-    on the others, columns with few missing cells first. Bounded: 20 trees of at most 2,000 rows each, 3 rounds; a third
+    on the others, columns with few missing cells first. Bounded: 50 trees of at most 2,000 rows each, 3 rounds; a third
     of the columns is tried at each split, as missForest does for regression."""
     from sklearn.ensemble import RandomForestRegressor
 
