@@ -27,11 +27,11 @@ def test_everything_is_filled_and_observed_cells_stay(table, name, apart):
     x, missing = table
     incomplete = np.where(missing, np.nan, x)
     incomplete[:, 4] = np.nan if not apart else incomplete[:, 4]  # a column without any value
-    filled = IMPUTERS[name](incomplete, fit=x[:100] if apart else None, seed=1)
+    filled = IMPUTERS[name](incomplete, more=x[:100] if apart else None, seed=1)
     assert filled.shape == x.shape and np.isfinite(filled).all()
     there = ~np.isnan(incomplete)
     assert (filled[there] == x[there]).all()
-    assert (filled == IMPUTERS[name](incomplete, fit=x[:100] if apart else None, seed=1)).all()
+    assert (filled == IMPUTERS[name](incomplete, more=x[:100] if apart else None, seed=1)).all()
 
 
 def test_imputers_are_those_of_the_protocol(table):
@@ -46,11 +46,15 @@ def test_imputers_are_those_of_the_protocol(table):
     assert IMPUTERS["iterative"](incomplete, seed=0) == pytest.approx(theirs)
 
 
-def test_imputers_learn_from_the_table_given_to_fit(table):
+def test_imputers_learn_from_further_rows(table):
     x, missing = table
-    incomplete = np.where(missing, np.nan, x)
-    assert IMPUTERS["mean"](incomplete, fit=x + 10)[missing] == pytest.approx(
-        np.broadcast_to(x.mean(0) + 10, x.shape)[missing]
+    few = np.where(missing, np.nan, x)[:12]
+    for name, fill in IMPUTERS.items():
+        alone, helped = (rmse(x[:12], fill(few, more=more), missing[:12]) for more in (None, x[12:]))
+        assert helped < alone, name
+    both = np.concatenate([few, x[12:]])
+    assert IMPUTERS["mean"](few, more=x[12:])[missing[:12]] == pytest.approx(
+        np.broadcast_to(np.nanmean(both, 0), few.shape)[missing[:12]]
     )
 
 

@@ -1,8 +1,8 @@
 """Classical imputers, from scikit-learn, and the measures of imputation.
 
-An imputer is a function `fill(x, *, fit=None, seed=0)` from a table (N, F) with NaN to a filled one (N, F), float64;
-cells that have a value keep it. `fit` is the table it learns from, None = x itself. Columns are taken as they are:
-scale them before, as the distances of `knn` depend on it.
+An imputer is a function `fill(x, *, more=None, seed=0)` from a table (N, F) with NaN to a filled one (N, F), float64;
+cells that have a value keep it. It learns from x itself and from further rows `more` (M, F), where there are some.
+Columns are taken as they are: scale them before, as the distances of `knn` depend on it.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ TREES = 50
 FOREST_ROWS = 2_000  # a tree is grown on so many rows at most, which bounds the time
 
 
-def mean(x: np.ndarray, *, fit: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+def mean(x: np.ndarray, *, more: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """The mean of the column."""
     from sklearn.impute import SimpleImputer
 
-    return _fill(SimpleImputer(keep_empty_features=True), x, fit)
+    return _fill(SimpleImputer(keep_empty_features=True), x, more)
 
 
-def knn(x: np.ndarray, *, fit: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+def knn(x: np.ndarray, *, more: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """The mean over the 5 nearest rows that have the value (Troyanskaya et al. 2001), by the distance over the columns
     that both rows have."""
     from sklearn.impute import KNNImputer
 
-    return _fill(KNNImputer(n_neighbors=NEIGHBOURS, keep_empty_features=True), x, fit)
+    return _fill(KNNImputer(n_neighbors=NEIGHBOURS, keep_empty_features=True), x, more)
 
 
-def iterative(x: np.ndarray, *, fit: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+def iterative(x: np.ndarray, *, more: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """Chained equations: each column by Bayesian ridge regression on the others, 10 rounds at most (van Buuren and
     Groothuis-Oudshoorn 2011, with the mean of the prediction)."""
-    return _fill(_chained(None, ROUNDS, seed), x, fit)
+    return _fill(_chained(None, ROUNDS, seed), x, more)
 
 
-def forest(x: np.ndarray, *, fit: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+def forest(x: np.ndarray, *, more: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """As missForest (Stekhoven and Buehlmann 2012, doi:10.1093/bioinformatics/btr597): each column by a random forest
     on the others, columns with few missing cells first. Bounded: 50 trees of at most 2,000 rows each, 3 rounds; a third
     of the columns is tried at each split, as missForest does for regression."""
     from sklearn.ensemble import RandomForestRegressor
 
-    rows = len(x if fit is None else fit)
+    rows = len(x) + (0 if more is None else len(more))
     grown = FOREST_ROWS / rows if rows > FOREST_ROWS else None
     trees = RandomForestRegressor(TREES, max_features=1 / 3, max_samples=grown, random_state=seed)
-    return _fill(_chained(trees, FOREST_ROUNDS, seed), x, fit)
+    return _fill(_chained(trees, FOREST_ROUNDS, seed), x, more)
 
 
 IMPUTERS: dict[str, Imputer] = {"mean": mean, "knn": knn, "iterative": iterative, "forest": forest}
@@ -94,13 +94,15 @@ def _chained(estimator: Any, rounds: int, seed: int) -> Any:
     return IterativeImputer(estimator, max_iter=rounds, random_state=seed, keep_empty_features=True)
 
 
-def _fill(imputer: Any, x: np.ndarray, fit: np.ndarray | None) -> np.ndarray:
+def _fill(imputer: Any, x: np.ndarray, more: np.ndarray | None) -> np.ndarray:
     from sklearn.exceptions import ConvergenceWarning
 
     x = np.asarray(x, dtype=np.float64)
+    # Together, not fit on `more` and then transform: chained equations fitted on rows without gaps end after a round.
+    rows = x if more is None else np.concatenate([x, np.asarray(more, dtype=np.float64)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the rounds are bounded on purpose
-        filled = imputer.fit_transform(x) if fit is None else imputer.fit(np.asarray(fit, np.float64)).transform(x)
+        filled = imputer.fit_transform(rows)[: len(x)]
     return np.where(np.isnan(x), filled, x)
 
 

@@ -1,0 +1,188 @@
+"""Missing cells of tables: error, distribution and use of what is filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from anymask.data import DataError, Source, ordered_loader, split_source
+from anymask.evaluation.classical import IMPUTERS, min_max, rmse, wasserstein
+from anymask.evaluation.errors import EvaluateError
+from anymask.evaluation.missing import MECHANISMS, make_missing
+from anymask.evaluation.probe import linear_probe
+from anymask.run import Run
+from anymask.table import Table, interval
+
+FOLDS = 5
+BASELINES = {"mean": "mean", "knn": "5 nearest neighbours", "iterative": "iterative", "forest": "missForest-like"}
+Fill = Callable[[np.ndarray, int], np.ndarray]  # (N, F) with NaN in units of the range, seed -> (N, F)
+
+
+def evaluate(
+    run: Run,
+    source: Source,
+    *,
+    rates: Sequence[float] = (0.3,),
+    mechanisms: Sequence[str] = ("mcar", "mar", "mnar"),
+    draws: int = 3,
+    baselines: Sequence[str] = tuple(IMPUTERS),
+    test: Source | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> Table:
+    """Removes cells of the test part and fills them, by the run and by classical imputers.
+
+    RMSE is over the removed cells, Wasserstein the mean over columns of the distance between the true and the filled
+    column, both in per cent of the column's range in the training part. Where the test part has labels, the last column
+    is the accuracy of a linear probe (C = 1) that learns from filled rows and is judged on complete ones, in 5 folds of
+    the test part; its row "complete" learns from complete rows. Figures are means over draws of the removed cells, with
+    a 95 % interval (Student's t).
+
+    The run learnt before and sees only the incomplete rows; the classical imputers learn from the training part and
+    from the incomplete test part together. ReMasker's own protocol is another one: all methods are fitted on one
+    incomplete table (benchmarks/imputation.py).
+
+    Args:
+        source: a table, with gaps of its own or without; cells that are missing already are not judged.
+        rates: shares of the cells to remove.
+        mechanisms: "mcar", "mar" and "mnar", see `anymask.evaluation.missing`.
+        draws: of the removed cells, with the seeds `seed`, `seed + 1`, ...
+        baselines: "mean", "knn", "iterative", "forest".
+        test: the rows whose cells are removed; None = the source's own test split, or else a fifth of it.
+
+    Raises:
+        EvaluateError: the run is not of tables; an unknown mechanism, baseline or rate.
+        SchemaError: the data do not fit the model.
+    """
+    from anymask.evaluation.imputing import impute
+
+    field = _table_field(run)
+    _check(rates, mechanisms, draws, baselines)
+    train, held, notes = _parts(run, source, test, seed)
+    known, truth = (_cells(run, part, field, batch_size) for part in (train, held))
+    low, spread = min_max(known)
+    known, truth = (known - low) / spread, (truth - low) / spread
+
+    def by_run(x: np.ndarray, seed: int) -> np.ndarray:
+        return (impute(run, _with_cells(held, run, field, x * spread + low)) - low) / spread
+
+    fills: dict[str, Fill] = {f"{run.recipe.slug} (this run)": by_run}
+    fills |= {BASELINES[name]: _classical(name, known) for name in baselines}
+    labels, complete = _labels(held, notes), IMPUTERS["mean"](truth)
+    rows: list[Sequence[Any]] = []
+    for mechanism in mechanisms:
+        for rate in rates:
+            masks = [make_missing(truth, mechanism=mechanism, rate=rate, seed=seed + d) for d in range(draws)]
+            for name, fill in fills.items():
+                scores = [_scores(truth, complete, m, fill, labels, seed + d) for d, m in enumerate(masks)]
+                figures = [interval(100 * np.array(column), digits=2) for column in zip(*scores)]
+                rows.append((mechanism, rate, name, *figures))
+                if progress:
+                    print(f"{mechanism}, {rate} missing, {name}: RMSE {figures[0]}", flush=True)
+    if labels is not None:
+        best = interval(100 * np.array([_probed(complete, complete, labels, seed + d) for d in range(draws)]), digits=2)
+        rows.append((None, None, "complete", None, None, best))
+    heads = ("mechanism", "rate", "method", "RMSE", "Wasserstein", *(["probe"] if labels is not None else []))
+    notes.append(f"RMSE and Wasserstein distance are in % of a column's range; means over {draws} draws of the cells")
+    notes.append("the run learnt before; classical imputers learn from training part and incomplete test part together")
+    title = f"imputation of {len(held):,} test rows of {held.name}, {truth.shape[1]} columns, {run.recipe.slug}"
+    return Table(heads, rows, title=title, notes=notes)
+
+
+def _table_field(run: Run) -> str:
+    tables = [name for name, field in run.schema.fields.items() if field.kind == "table"]
+    if len(tables) != 1 or len(run.schema.fields) != 1:
+        have = ", ".join(field.kind for field in run.schema.fields.values())
+        raise EvaluateError(
+            f"cells are imputed in tables, and {run.folder} was trained on {have}; give a run of a table (anymask "
+            "pretrain TABLE.csv)"
+        )
+    return tables[0]
+
+
+def _check(rates: Sequence[float], mechanisms: Sequence[str], draws: int, baselines: Sequence[str]) -> None:
+    for what, given, there in (("mechanism", mechanisms, MECHANISMS), ("baseline", baselines, IMPUTERS)):
+        for name in given:
+            if name not in there:
+                raise EvaluateError(f"no {what} '{name}'; there are {', '.join(there)}")
+    if not mechanisms or not rates or draws < 1:
+        raise EvaluateError("give a mechanism, a rate and a draw at least")
+    for rate in rates:
+        if not 0 < rate <= 0.9:
+            raise EvaluateError(f"rate {rate} must lie above 0 and be 0.9 at most")
+
+
+def _parts(run: Run, source: Source, test: Source | None, seed: int) -> tuple[Source, Source, list[str]]:
+    """Training part, test part and notes. Labels are not needed."""
+    if test is not None:
+        train, held, how = source, test, "the test part is the one given"
+    elif "test" in source.splits:
+        train, held, how = source, source.split("test"), "the test part is the data's own test split"
+    else:
+        train, held = split_source(source, seed=seed)
+        how = f"the test part is a fifth of the data, split{' by group' * (source.groups is not None)} with seed {seed}"
+    notes = [how]
+    if run.schema.fingerprint in (held.fingerprint(), source.fingerprint() if train is not source else None):
+        notes.append("the run was pre-trained on the test part as well, with the very cells that are removed here")
+    return train, held, notes
+
+
+def _cells(run: Run, source: Source, field: str, batch_size: int) -> np.ndarray:
+    """(N, F) float64 in the units of the data, NaN where missing."""
+    out = np.full((len(source), *run.schema.fields[field].shape), np.nan)
+    for batch in ordered_loader(source, run.schema, batch_size=batch_size):
+        out[batch["index"].numpy()] = batch[field].numpy()
+    if np.isnan(out).all():
+        raise DataError(f"{source.name} holds no cell with a value; give a table that has some")
+    return out
+
+
+def _with_cells(source: Source, run: Run, field: str, cells: np.ndarray) -> Source:
+    from anymask.data.kinds.table import TableColumn
+
+    return Source(name=source.name, columns={field: TableColumn(cells, run.schema.fields[field].columns)})
+
+
+def _classical(name: str, known: np.ndarray) -> Fill:
+    return lambda x, seed: IMPUTERS[name](x, more=known, seed=seed)
+
+
+def _labels(held: Source, notes: list[str]) -> np.ndarray | None:
+    """The labels of the test part, where a probe can learn them in folds."""
+    if held.labels is None:
+        return None
+    known = held.labels[held.labels >= 0]
+    counts = np.bincount(known)
+    if (counts >= FOLDS).sum() < 2:
+        notes.append(f"no probe: it needs two classes with {FOLDS} labelled test rows or more")
+        return None
+    return held.labels
+
+
+def _scores(
+    truth: np.ndarray, complete: np.ndarray, missing: np.ndarray, fill: Fill, labels: np.ndarray | None, seed: int
+) -> tuple[float, ...]:
+    incomplete = np.where(missing, np.nan, truth)
+    filled = np.where(np.isnan(incomplete), fill(incomplete, seed), incomplete)
+    error = rmse(truth, filled, missing), wasserstein(truth, filled)
+    return error if labels is None else (*error, _probed(filled, complete, labels, seed))
+
+
+def _probed(filled: np.ndarray, complete: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """Accuracy on complete rows of a probe that learnt from filled ones, over folds; classes with fewer rows than folds
+    are left out."""
+    counts = np.bincount(labels[labels >= 0])
+    rows = np.flatnonzero((labels >= 0) & (counts[np.maximum(labels, 0)] >= FOLDS))
+    fold = np.empty(len(rows), dtype=np.int64)
+    rng = np.random.default_rng([seed, 4])
+    for c in np.unique(labels[rows]):
+        mine = rng.permutation(np.flatnonzero(labels[rows] == c))
+        fold[mine] = np.arange(len(mine)) % FOLDS
+    correct = []
+    for f in range(FOLDS):
+        learn, judge = rows[fold != f], rows[fold == f]
+        correct.append(linear_probe(filled[learn], labels[learn], complete[judge], labels[judge], strengths=(1.0,)).correct)
+    return float(np.concatenate(correct).mean())
