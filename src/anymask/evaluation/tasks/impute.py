@@ -24,10 +24,10 @@ def evaluate(
     run: Run,
     source: Source,
     *,
-    rates: Sequence[float] = (0.3,),
-    mechanisms: Sequence[str] = ("mcar", "mar", "mnar"),
+    rates: float | Sequence[float] = (0.3,),
+    mechanisms: str | Sequence[str] = tuple(MECHANISMS),
     draws: int = 3,
-    baselines: Sequence[str] = tuple(IMPUTERS),
+    baselines: str | Sequence[str] = tuple(IMPUTERS),
     test: Source | None = None,
     seed: int = 0,
     batch_size: int = 256,
@@ -47,10 +47,10 @@ def evaluate(
 
     Args:
         source: a table, with gaps of its own or without; cells that are missing already are not judged.
-        rates: shares of the cells to remove.
-        mechanisms: "mcar", "mar" and "mnar", see `anymask.evaluation.missing`.
+        rates: shares of the cells to remove, or one.
+        mechanisms: "mcar", "mar" and "mnar", see `anymask.evaluation.missing`; or in one text, divided by commas.
         draws: of the removed cells, with the seeds `seed`, `seed + 1`, ...
-        baselines: "mean", "knn", "iterative", "forest".
+        baselines: "mean", "knn", "iterative", "forest"; or in one text.
         test: the rows whose cells are removed; None = the source's own test split, or else a fifth of it.
 
     Raises:
@@ -60,9 +60,16 @@ def evaluate(
     from anymask.evaluation.imputing import impute
 
     field = _table_field(run)
+    rates = (rates,) if isinstance(rates, (int, float)) else tuple(rates)
+    mechanisms, baselines = (v.split(",") if isinstance(v, str) else tuple(v) for v in (mechanisms, baselines))
     _check(rates, mechanisms, draws, baselines)
     train, held, notes = _parts(run, source, test, seed)
     known, truth = (_cells(run, part, field, batch_size) for part in (train, held))
+    unknown = np.isnan(known).all(0) | (np.array(run.schema.fields[field].gaps) == 1.0)
+    if unknown.any():
+        names = [name for name, none in zip(run.schema.fields[field].columns, unknown) if none]
+        notes.append(f"columns without a cell in the training part are not judged: {', '.join(names)}")
+        truth[:, unknown] = np.nan
     low, spread = min_max(known)
     known, truth = (known - low) / spread, (truth - low) / spread
 
@@ -166,7 +173,7 @@ def _scores(
     truth: np.ndarray, complete: np.ndarray, missing: np.ndarray, fill: Fill, labels: np.ndarray | None, seed: int
 ) -> tuple[float, ...]:
     incomplete = np.where(missing, np.nan, truth)
-    filled = np.where(np.isnan(incomplete), fill(incomplete, seed), incomplete)
+    filled = np.where(missing, fill(incomplete, seed), complete)
     error = rmse(truth, filled, missing), wasserstein(truth, filled)
     return error if labels is None else (*error, _probed(filled, complete, labels, seed))
 
