@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, Evidence, FineTune, OutOfTime, arms, judge, verify
+from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, Evidence, FineTune, Impute, OutOfTime, arms, judge, verify
 from anymask.claims.evidence import pack, page, unpack
 from anymask.claims.levels import level
+from anymask.data.kinds.table import cells_of
 from anymask.recipe import catalogue, find
 
 RECIPE = """
@@ -197,3 +198,31 @@ def test_fine_tuning_is_a_metric(make, tmp_path):
     assert len(scores) == len(open_source("digits", split="test")) and set(scores) == {0.0, 100.0}
     assert found["score"] > 30 and bench.untrained(arm, 0) > 15
     assert claim.metric.untrained == "from scratch, equal fine-tuning" and bench.context() == {}
+
+
+def test_imputation_is_a_metric(tmp_path, monkeypatch):
+    """The score is minus 100 times the mean squared error over removed cells, in units of the column's range."""
+    import pandas
+
+    monkeypatch.setenv("ANYMASK_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(80, 1))
+    table = pandas.DataFrame(base * [1.0, 20.0, -3.0] + 0.1 * rng.normal(size=(80, 3)), columns=["a", "b", "c"])
+    (tmp_path / "tables").mkdir()
+    table.to_csv(tmp_path / "tables" / "t.csv", index=False)
+    claim = dataclasses.replace(
+        find("remasker").claim, on="tables/t.csv", samples=80, epochs=2, metric=Impute(rate=0.25)
+    )
+    bench = arms.open_bench(claim, tmp_path, 1.0)
+    known, truth = cells_of(bench.train), cells_of(bench.test)
+    removed = np.isnan(known)
+    assert np.array_equal(truth, table.to_numpy()) and 0.15 < removed.mean() < 0.35
+    assert np.array_equal(known[~removed], truth[~removed])
+    scale = np.ptp(truth, axis=0)
+    filled = np.where(removed, np.nanmean(known, axis=0), known)
+    by_hand = -100 * np.mean((((filled - truth) / scale)[removed]) ** 2)
+    assert bench.context()["mean imputation"] == pytest.approx(by_hand)
+    scores = unpack(bench.run(bench.arm(find("remasker")), 0, "", False)["scores"])
+    assert len(scores) == 80 and (scores[removed.any(1)] < 0).all() and (scores[~removed.any(1)] == 0).all()
+    with pytest.raises(ClaimError, match="is no table"):
+        arms.open_bench(dataclasses.replace(claim, on="digits"), None, 1.0)

@@ -116,3 +116,53 @@ class FineTune(Metric):
                 seed=SEED, precision=precision, progress=False,
             )  # fmt: skip
             return 100.0 * (predicted_classes(folder, test, precision=precision) == test.labels)
+
+
+@dataclass(frozen=True)
+class Impute(Metric):
+    """Error of filling cells that were removed completely at random from the very table that is trained on (ReMasker,
+    arXiv:2309.13793, section 4): minus the squared error of a row's removed cells, in units of each column's range,
+    times 100, so weighed that the mean over rows is the mean over cells.
+
+    Args:
+        rate: share of the cells that is removed, the same ones for both arms and all seeds.
+    """
+
+    rate: float = 0.3
+    unit = "-100 x mean squared error"
+    untrained = None
+    code = ("anymask.evaluation.imputing", "anymask.evaluation.missing")
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        from anymask.data.kinds.table import cells_of, with_cells
+        from anymask.evaluation.missing import make_missing
+
+        if {kind.name for kind in whole.kinds.values()} != {"table"}:
+            raise ClaimError(f"{whole.name} is no table, which imputation is measured on; use a table")
+        complete = whole.subset(chosen)
+        x = cells_of(complete)
+        return with_cells(complete, np.where(make_missing(x, rate=self.rate, seed=SEED), np.nan, x)), complete
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.imputing import impute
+
+        return self._scores(train, test, impute(run, train, trained=trained))
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        from anymask.data.kinds.table import cells_of
+        from anymask.evaluation.classical import IMPUTERS, min_max
+
+        known = cells_of(train)
+        low, spread = min_max(known)
+        fills = {name: fill((known - low) / spread) * spread + low for name, fill in IMPUTERS.items()}
+        return {f"{name} imputation": float(self._scores(train, test, filled).mean()) for name, filled in fills.items()}
+
+    def _scores(self, train: Source, test: Source, filled: np.ndarray) -> np.ndarray:
+        from anymask.data.kinds.table import cells_of
+        from anymask.evaluation.classical import min_max
+
+        known, truth = cells_of(train), cells_of(test)
+        removed = np.isnan(known) & ~np.isnan(truth)
+        error = np.where(removed, ((filled - truth) / min_max(truth)[1]) ** 2, 0.0).sum(1)
+        return -100.0 * error * len(error) / removed.sum()

@@ -39,6 +39,21 @@ class TableColumn(ArrayColumn):
         self.names = tuple(names)
 
 
+def cells_of(source: Source) -> np.ndarray:
+    """(N, F) float64 of a source that is one table."""
+    (column,) = source.columns.values()
+    assert isinstance(column, TableColumn)
+    return np.asarray(column.array)[source.rows].astype(np.float64)
+
+
+def with_cells(source: Source, cells: np.ndarray) -> Source:
+    """The same rows and columns with other cells (N, F)."""
+    ((name, column),) = source.columns.items()
+    assert isinstance(column, TableColumn)
+    return Source(name=source.name, columns={name: TableColumn(cells, column.names)}, ids=source.ids,
+                  labels=source.labels, label_names=source.label_names, groups=source.groups)
+
+
 def _single(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 

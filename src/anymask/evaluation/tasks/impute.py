@@ -191,5 +191,6 @@ def _probed(filled: np.ndarray, complete: np.ndarray, labels: np.ndarray, seed: 
     correct = []
     for f in range(FOLDS):
         learn, judge = rows[fold != f], rows[fold == f]
-        correct.append(linear_probe(filled[learn], labels[learn], complete[judge], labels[judge], strengths=(1.0,)).correct)
+        found = linear_probe(filled[learn], labels[learn], complete[judge], labels[judge], strengths=(1.0,))
+        correct.append(found.correct)
     return float(np.concatenate(correct).mean())
