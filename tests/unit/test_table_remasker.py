@@ -157,12 +157,12 @@ def test_a_column_that_was_empty_in_training_stays_missing():
 
 def test_training_imputes_better_than_the_mean(tmp_path):
     array, truth = table(200, 5)
-    size = Size(32, 2, 4, 32, 1, 4)
-    run = pretrain(array, size=size, batch_size=50, epochs=100, out=tmp_path / "r", progress=False)
+    size = Size(16, 1, 2, 16, 1, 2)
+    run = pretrain(array, size=size, batch_size=50, steps=60, changes={"optimiser.lr": 5e-3}, out=tmp_path / "r", progress=False)
     assert run.recipe.slug == "remasker"
     gone = np.isnan(array)
     error = lambda filled: np.sqrt(np.mean((filled - truth)[gone] ** 2))
-    assert error(impute(run, array)) < 0.5 * error(np.broadcast_to(np.nanmean(array, 0), array.shape))
+    assert error(impute(run, array)) < 0.7 * error(np.broadcast_to(np.nanmean(array, 0), array.shape))
     assert not (run.folder / "pictures").exists()
     with pytest.raises(TrainError, match="impute gives the numbers"):
         reconstruct(run, array, tmp_path / "p.png")
