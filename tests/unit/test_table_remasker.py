@@ -4,8 +4,11 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from click.testing import CliRunner
 
 from anymask import keyed
+from anymask.claims.imputing import Imputation
+from anymask.cli import main
 from anymask.contract import SMALL, check_recipe
 from anymask.contract.data import batch_of, example_schema, picture_schema
 from anymask.data import SchemaError, infer_schema, open_source
@@ -111,7 +114,9 @@ def test_a_row_without_cells_makes_no_nan():
     assert np.isfinite(impute(model, source)).all()
 
 
-@pytest.mark.parametrize("changes", [{}, {"decoder": P(Transformer)}, {"corruption": "Replace", "decoder": P(LinearHead)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"decoder": P(Transformer)}, {"corruption": "Replace", "decoder": P(LinearHead)}]
+)
 def test_imputing_a_batch_equals_imputing_its_rows(changes):
     array = table(30)[0]
     model, source = model_of(array, **changes)
@@ -158,7 +163,8 @@ def test_a_column_that_was_empty_in_training_stays_missing():
 def test_training_imputes_better_than_the_mean(tmp_path):
     array, truth = table(200, 5)
     size = Size(16, 1, 2, 16, 1, 2)
-    run = pretrain(array, size=size, batch_size=50, steps=60, changes={"optimiser.lr": 5e-3}, out=tmp_path / "r", progress=False)
+    how = dict(size=size, batch_size=50, steps=60, changes={"optimiser.lr": 5e-3}, progress=False)
+    run = pretrain(array, out=tmp_path / "r", **how)
     assert run.recipe.slug == "remasker"
     gone = np.isnan(array)
     error = lambda filled: np.sqrt(np.mean((filled - truth)[gone] ** 2))
@@ -173,7 +179,7 @@ def test_default_recipe_and_size_follow_the_kind(tmp_path):
     made = plan(table()[0], out=tmp_path / "r")
     assert (made.recipe.slug, made.size_name, made.epochs) == ("remasker", "micro", 600)
     assert plan(np.zeros((50, 8, 8), np.uint8), out=tmp_path / "r").recipe.slug == "mae"
-    with pytest.raises(RecipeError, match="'mae' takes data of kind 'image', and array has table; recipes.*remasker"):
+    with pytest.raises(RecipeError, match=r"'mae' takes data of kind 'image', and array has table.*remasker"):
         plan(table()[0], recipe="mae")
     other = plan(table(f=12)[0], recipe="mae", changes={"tokenizer": "Cells"}, out=tmp_path / "r")
     assert "a table is used as it is: not augmented" in other.notes
@@ -195,3 +201,30 @@ def test_made_up_tables_have_gaps_and_serve_other_recipes():
     recipe = find("mae").but({"tokenizer": "Cells", "mask.fewest": 1, "augment": None})
     for line in check_recipe(recipe, schema=schema, items=("no leak", "reach", "padding", "gradients", "repeats")):
         assert "passed" in line
+
+
+def test_imputation_metric_prefers_the_truth():
+    whole = open_source(table(gaps=0.0)[0])
+    holed, test = Imputation().parts(whole, np.arange(30))
+    left = np.stack([row["table"] for row in holed.fetch(range(30))])
+    assert len(test) == 30 and 0.2 < np.isnan(left).mean() < 0.4
+    model, _ = model_of(left)
+    schema = model.schema
+    mean = Imputation().context(holed, test, schema)["mean of the column"]
+    scores = Imputation().scores(model, holed, test)
+    truth = np.stack([row["table"] for row in test.fetch(range(30))])
+    error = 100 * (impute(model, holed) - truth) / np.ptp(truth, 0)
+    gone = np.isnan(left)
+    row = int(np.flatnonzero(gone.any(1))[0])
+    assert scores[0] == pytest.approx(-np.mean(error[row][gone[row]] ** 2), rel=1e-4)
+    assert mean < 0 and len(scores) == gone.any(1).sum()
+
+
+def test_command_line(tmp_path):
+    pandas.DataFrame(table()[0], columns=list("abcde")).assign(kind="x", note=7).to_csv(tmp_path / "t.csv", index=False)
+    words = ["pretrain", str(tmp_path / "t.csv"), "--epochs", "1", "--ignore", "note", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    run = Run.open(tmp_path / "run")
+    assert run.recipe.slug == "remasker" and run.schema.fields["table"].columns == tuple("abcde")
+    assert run.settings["opening"]["ignore"] == ["note"]

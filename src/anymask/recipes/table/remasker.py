@@ -1,4 +1,5 @@
 from anymask.claims import Claim
+from anymask.claims.imputing import Imputation
 from anymask.parts.corruptions import Drop
 from anymask.parts.decoders import Everywhere
 from anymask.parts.encoders import ViT
@@ -36,6 +37,13 @@ def remasker(r):
 
 
 claim = Claim(
-    text="hiding a random half of the observed cells beats reconstructing them all (section 3.2)",
+    text="hiding a random half of the observed cells as well fills gaps better than rebuilding them all (section 3.2)",
     better_than=lambda r: r.but({"mask.ratio": 0.0}),
+    on="uci_tables/wine.csv",
+    metric=Imputation(),
+    smallest_effect=5.0,
+    size="micro",
+    epochs=100,
+    samples=1599,
+    batch_size=64,
 )
