@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from anymask.claims import NOISY, NOT_SHOWN, SHOWN, ClaimError, Evidence, FineTune, Impute, OutOfTime, arms, judge, verify
+from anymask.claims import (
+    NOISY,
+    NOT_SHOWN,
+    SHOWN,
+    ClaimError,
+    Evidence,
+    FineTune,
+    Impute,
+    OutOfTime,
+    arms,
+    judge,
+    verify,
+)
 from anymask.claims.evidence import pack, page, unpack
 from anymask.claims.levels import level
 from anymask.data.kinds.table import cells_of
@@ -190,7 +202,8 @@ def test_fine_tuning_is_a_metric(make, tmp_path):
     """Labels are learned from: the score on digits is far above chance, and from scratch is scored beside it."""
     from anymask.data import open_source
 
-    claim = dataclasses.replace(make("tuned").claim, metric=FineTune(labels=40, epochs=30, lr=4e-3), epochs=2, samples=600)
+    metric = FineTune(labels=40, epochs=30, lr=4e-3)
+    claim = dataclasses.replace(make("tuned").claim, metric=metric, epochs=2, samples=600)
     bench = arms.open_bench(claim, None, 1.0)
     arm = bench.arm(find("mae"))
     found = bench.run(arm, 0, "", False)

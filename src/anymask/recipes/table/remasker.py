@@ -41,7 +41,8 @@ claim = Claim(
     on="uci_tables/wine.csv",
     metric=Impute(rate=0.3),
     smallest_effect=0.05,
-    epochs=200,
+    size="micro",
+    epochs=100,
     samples=1599,
     batch_size=64,
 )
