@@ -209,3 +209,33 @@ def test_a_bad_file_is_named(tmp_path):
     assert "broken.jpg" in call(*words, "--strict", "--out", tmp_path / "a", code=2)
     assert "broken.jpg" in call("describe", place, "--size", "nano")
     call(*words, "--out", tmp_path / "b")
+
+
+def test_a_labelled_table_from_training_to_new_rows(tmp_path):
+    """The label column is named once; new rows come without it, and with a column more."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 60)
+    x = rng.normal(size=(60, 3)) + 4 * y[:, None]
+
+    def write(name, rows, *, label, more=False):
+        heads = ["a", "b", "c", *(["kind"] if label else []), *(["extra"] if more else [])]
+        lines = [",".join(heads)]
+        for values, kind in zip(x[rows], y[rows]):
+            cells = [f"{v:.3f}" for v in values] + (["yes" if kind else "no"] if label else []) + ["7"] * more
+            cells[0] = "?" if rng.random() < 0.2 else cells[0]
+            lines.append(",".join(cells))
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return tmp_path / name
+
+    known, new = write("known.csv", slice(0, 45), label=True), write("new.csv", slice(45, 60), label=False, more=True)
+    out = tmp_path / "run"
+    call("pretrain", known, "--label", "kind", "--na", "?", "--epochs", 2, "--size", "nano", "--out", out, "--quiet")
+    text = call("evaluate", out, known, "--labels", "5", "--draws", 2)
+    assert "pre-trained encoder" in text
+    call("embed", out, new, "-o", tmp_path / "z.npy")
+    features = np.load(tmp_path / "z.npy")
+    assert features.shape == (15, 96) and np.isfinite(features).all()
+    call("finetune", out, known, "--epochs", 2, "--out", tmp_path / "classifier")
+    call("predict", tmp_path / "classifier", new, "-o", tmp_path / "p.csv")
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines[0].startswith("id,predicted,p no,p yes") and len(lines) == 16

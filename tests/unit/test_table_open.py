@@ -177,8 +177,12 @@ def test_other_columns_are_refused_another_order_is_matched_by_name():
         equal(batch["table"], frame.to_numpy()[batch["index"]])
     with pytest.raises(SchemaError, match=r"lacks 1 of the 3 columns.*'b' \(columns of table: 'a', 'c'\); rename"):
         schema.check(infer_schema(open_source(frame[["a", "c"]])))
-    with pytest.raises(SchemaError, match=r"has 1 columns in table.*'d'; leave them out with ignore=\['d'\]"):
-        schema.check(infer_schema(open_source(frame.assign(d=[1, 2, 3]))))
+    wider = open_source(frame.assign(d=[1, 2, 3])[["d", "a", "b", "c"]])
+    assert "not used: 'd'" in schema.check(infer_schema(wider))[0]
+    equal(next(iter(ordered_loader(wider, schema, batch_size=3)))["table"], frame.to_numpy())
+    of_array = infer_schema(open_source(np.ones((3, 2)) * [[1], [2], [3]]))
+    with pytest.raises(SchemaError, match="has 3 columns in array, the model was trained with 2"):
+        of_array.check(infer_schema(open_source(np.eye(3))))
 
 
 @pytest.mark.realdata

@@ -13,7 +13,7 @@ from anymask.cli.options import (
     group,
     label,
     labels_asked,
-    load_recipe,
+    open_for,
     open_run,
     recipe_files,
     show_table,
@@ -49,10 +49,11 @@ def _list_tasks(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @recipe_files
 def embed(run: str, source: str, recipe_file: str | None, label: str | None, strict: bool, **options: Any) -> None:
     """Write the features of SOURCE under RUN's encoder. Interrupted, the same command goes on."""
-    from anymask.data import open_source
     from anymask.evaluation import embed
 
-    path = embed(open_run(run, recipe_file), open_source(source, label=label, strict=strict), progress=True, **options)
+    made = open_run(run, recipe_file)
+    data = open_for(made, source, labelled=label is not None, label=label, strict=strict)
+    path = embed(made, data, progress=True, **options)
     click.echo(f"wrote {path}")
 
 
@@ -77,17 +78,16 @@ def evaluate(
     group: str | None, test: str | None, more: tuple[str, ...], task: str | None, seed: int, **options: Any,
 ) -> None:  # fmt: skip
     """Measure RUN on SOURCE beside baselines: raw input, the same encoder untrained, classical methods."""
-    from anymask.data import open_source
     from anymask.evaluation import evaluate
 
-    data = open_source(source, label=label, group=group)
+    opened = open_run(run, recipe_file)
+    data = open_for(opened, source, label=label, group=group)
     given = {name: value for name, value in options.items() if value is not None} | changes_of(more)
     if labels is not None:
         given["labels"] = labels_asked(labels)
     if test is not None:
-        given["test"] = open_source(test, label=label)
-    made = evaluate(open_run(run, recipe_file), data, task=task, seed=seed, progress=not as_json, **given)
-    show_table(made, as_json)
+        given["test"] = open_for(opened, test, label=label)
+    show_table(evaluate(opened, data, task=task, seed=seed, progress=not as_json, **given), as_json)
 
 
 @click.command()
@@ -109,12 +109,11 @@ def finetune(
     **options: Any,
 ) -> None:  # fmt: skip
     """Fine-tune RUN's encoder to a classifier of SOURCE's labels."""
-    from anymask.data import open_source
     from anymask.evaluation import finetune
 
-    data = open_source(source, label=label, group=group)
+    made = open_run(run, recipe_file)
     given = {name: value for name, value in options.items() if value is not None}
-    folder = finetune(open_run(run, recipe_file), data, pretrained=not from_scratch, **given)
+    folder = finetune(made, open_for(made, source, label=label, group=group), pretrained=not from_scratch, **given)
     click.echo(f"wrote {folder}; anymask predict {folder} SOURCE uses it")
 
 
@@ -129,8 +128,8 @@ def predict(classifier: str, source: str, recipe_file: str | None, as_json: bool
     """Class and probabilities of each sample of SOURCE under a fine-tuned CLASSIFIER."""
     from anymask.evaluation import predict
 
-    load_recipe(recipe_file)
-    table = predict(classifier, source, out=out)
+    made = open_run(classifier, recipe_file)
+    table = predict(classifier, open_for(made, source, labelled=False), out=out)
     if out is None or as_json:
         show_table(table, as_json)
     else:

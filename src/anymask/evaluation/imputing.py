@@ -34,7 +34,7 @@ def impute(
 
     Returns:
         (N, F) float64 in the units and the order of columns of the source. Cells that are there stay as they are, bit
-        for bit. Columns that had no cell in training are not filled: they stay NaN.
+        for bit. Columns that had no cell in training, or are not known to the model, are not filled: they stay NaN.
 
     Raises:
         SchemaError: other columns than in training. DataError: a stream, or no table.
@@ -93,4 +93,6 @@ def _beside_observed(filled: np.ndarray, data: Source, part: str, columns: tuple
         own = np.stack([sample[part] for sample in data.fetch(range(len(data)))]).astype(np.float64)
         return np.where(np.isnan(own), filled, own)
     own = np.asarray(column.array)[data.rows].astype(np.float64)  # type: ignore[attr-defined]
-    return np.where(np.isnan(own), filled[:, [columns.index(name) for name in names]], own)
+    unknown = np.full((len(filled), 1), np.nan)  # for columns that the model does not know
+    filled = np.concatenate([filled, unknown], 1)
+    return np.where(np.isnan(own), filled[:, [columns.index(n) if n in columns else -1 for n in names]], own)

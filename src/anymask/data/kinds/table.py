@@ -39,6 +39,15 @@ class TableColumn(ArrayColumn):
         self.names = tuple(names)
 
 
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether these are the names of the columns of an array, so that a further one may be any."""
+    return tuple(names) == tuple(_array_names(len(names)))
+
+
+def _array_names(count: int) -> list[str]:
+    return [f"column {n}" for n in range(count)]
+
+
 def cells_of(source: Source) -> np.ndarray:
     """(N, F) float64 of a source that is one table."""
     (column,) = source.columns.values()
@@ -88,7 +97,7 @@ class TableKind(Kind):
         if array.shape[1] < 2:
             raise DataError(f"{name} has {array.shape[1]} column; a cell is predicted from the others of its row, so "
                             "give a table with two or more")
-        names = [f"column {n}" for n in range(array.shape[1])]
+        names = _array_names(array.shape[1])
         if isinstance(array, np.memmap):
             file = array.filename
             return TableColumn(array, names, mapped=True,
@@ -129,7 +138,7 @@ class TableKind(Kind):
 
     def align(self, column: Column, field: Field) -> Column:
         names = getattr(column, "names", ())
-        if not isinstance(column, TableColumn) or names == field.columns or set(names) != set(field.columns):
+        if not isinstance(column, TableColumn) or names == field.columns or not set(names) >= set(field.columns):
             return column  # where columns lack, `compare` has said so
         order = [names.index(name) for name in field.columns]
         return TableColumn(np.asarray(column.array)[:, order], field.columns)
@@ -144,10 +153,11 @@ class TableKind(Kind):
                               f"{quoted(given.columns)}); "
                               f"rename columns, or add them with empty cells, which count as missing")
         extra = [name for name in given.columns if name not in ours]
+        if extra and _numbered(given.columns):
+            raise SchemaError(f"'{given.name}' has {len(given.columns)} columns in {given_by}, the model was trained "
+                              f"with {len(ours)} ({trained_on}); give an array of these, or a table with their names")
         if extra:
-            raise SchemaError(f"'{given.name}' has {len(extra)} columns in {given_by} that the model was not trained "
-                              f"with ({trained_on}): {quoted(extra)}; leave them out with ignore={extra[:6]} "
-                              f"(--ignore), or name the label column (--label, label=)")
+            return [f"columns of {given_by} that the model was not trained with are not used: {quoted(extra)}"]
         if trained.columns != given.columns:
             return [f"the columns of {given_by} are in another order than in training; they are matched by name"]
         return []
