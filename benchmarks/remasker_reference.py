@@ -3,14 +3,14 @@
     OMP_NUM_THREADS=1 python benchmarks/remasker_reference.py FOLDER [--tables climate wine] [--authors CHECKOUT]
         [--rounds 5] [--epochs 3] [--no-fit]
 
-FOLDER holds climate.csv and wine.csv as in github.com/tydusky/remasker. Protocol: numeric columns with spread, scaled to
-0..1 by the whole table, `numpy.random.RandomState(0).rand(rows, columns) < 0.3` removed, RMSE over the removed cells.
+FOLDER holds climate.csv and wine.csv as in github.com/tydusky/remasker. Protocol: numeric columns with spread, scaled
+to 0..1 by the whole table, `numpy.random.RandomState(0).rand(rows, columns) < 0.3` removed, RMSE over the removed cells.
 Fitting is at the authors' settings for each table: 600 epochs, batch 64, learning rate 1e-3 with 40 epochs of warm-up
 and a cosine to 1e-5, mask ratio 0.5. Exit code 1 if an error is more than 5 % above the one of the authors' code.
 
-With --authors, a checkout of their repository that you cloned yourself, both codes take turns on the same data for a few
-epochs and then fill the table; whole times follow from that. Their files import hyperimpute, timm and tkinter: what of
-these is not installed is stood in for, of which only timm's transformer block is ever called.
+With --authors, a checkout of their repository that you cloned yourself, both codes take turns on the same data for a
+few epochs and then fill the table; whole times follow from that. Their files import hyperimpute, timm and tkinter: what
+of these is not installed is stood in for, of which only timm's transformer block is ever called.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def data(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def fit(x: np.ndarray, ref: Reference, folder: str, *, epochs: int, seed: int = 0) -> Any:
     """A run at the authors' settings, for fewer epochs too."""
-    import anymask
+    from anymask import pretrain
     from anymask.recipe import Size
 
     size = Size(ref.width, ref.depth, ref.heads, ref.width, ref.decoder_depth, ref.heads)
-    return anymask.pretrain(
+    return pretrain(
         x, recipe="remasker", size=size, epochs=epochs, batch_size=BATCH, seed=seed, precision="fp32", clip=0,
         workers=0, probe_labels=None, progress=False, out=folder, overwrite=True,
     )  # fmt: skip
@@ -156,7 +156,8 @@ def authors_imputer(imputer: Any, ref: Reference, epochs: int) -> Any:
 
 
 def race(x: np.ndarray, ref: Reference, imputer: Any, rounds: int, epochs: int) -> None:
-    """Whole times from short fits that take turns: of e and of 3 e epochs, which share what is done once. CPU seconds, so that other load on the machine counts less."""
+    """Whole times from short fits that take turns: of e and of 3 e epochs, which share what is done once. CPU seconds,
+    so that other load on the machine counts less."""
     from anymask.evaluation.imputing import impute
 
     incomplete = torch.tensor(x, dtype=torch.float32)
@@ -180,7 +181,8 @@ def race(x: np.ndarray, ref: Reference, imputer: Any, rounds: int, epochs: int) 
     quotients = sorted(a / b for a, b in zip(whole["authors"], whole["anymask"]))
     for who, values in whole.items():
         once, each = (statistics.median(column) for column in zip(*times[who]))
-        print(f"  {who:8} {1000 * each:8.1f} ms an epoch, {once:5.2f} s once; {EPOCHS} epochs: {statistics.median(values):6.1f} s")
+        median = statistics.median(values)
+        print(f"  {who:8} {1000 * each:8.1f} ms an epoch, {once:5.2f} s once; {EPOCHS} epochs: {median:6.1f} s")
     print(f"  anymask is {statistics.median(quotients):.2f} times as fast (rounds: "
           f"{', '.join(f'{q:.2f}' for q in quotients)})", flush=True)  # fmt: skip
 
@@ -225,7 +227,8 @@ def main() -> int:
     for name in args.tables:
         ref = REFERENCES[name]
         truth, missing, x = data(args.folder, name)
-        print(f"{name}: {len(x)} x {x.shape[1]}, width {ref.width}, {ref.depth} + {ref.decoder_depth} blocks", flush=True)
+        blocks = f"{ref.depth} + {ref.decoder_depth} blocks"
+        print(f"{name}: {len(x)} x {x.shape[1]}, width {ref.width}, {blocks}", flush=True)
         if args.authors:
             with authors_code(args.authors) as imputer:
                 race(x, ref, imputer, args.rounds, args.epochs)
