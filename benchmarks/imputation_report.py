@@ -107,7 +107,7 @@ PAPER = [
     "## Against the paper",
     "",
     "The figures of ReMasker (arXiv:2309.13793) are not comparable cell by cell. It removes cells by HyperImpute's "
-    "`simulate_nan`, from at most 8 columns of a table, chosen at random without a stated seed; its rate is that of the "
+    "`simulate_nan`, from at most 8 columns of a table, chosen at random without a stated seed; its rate is of the "
     "columns that lose cells, ours of all cells; its MAR keeps half of the columns whole, ours 0.3; its MNAR is a "
     "logistic model of other columns, ours of the value itself. On exactly given masks "
     "`benchmarks/remasker_reference.py` compares with the authors' own code, at the settings of the paper.",

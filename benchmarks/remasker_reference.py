@@ -4,7 +4,7 @@
         [--rounds 5] [--epochs 3] [--no-fit]
 
 FOLDER holds climate.csv and wine.csv as in github.com/tydusky/remasker. Protocol: numeric columns with spread, scaled
-to 0..1 by the whole table, `numpy.random.RandomState(0).rand(rows, columns) < 0.3` removed, RMSE over the removed cells.
+to 0..1 by the whole table, `numpy.random.RandomState(0).rand(rows, columns) < 0.3` removed, RMSE over those cells.
 Fitting is at the authors' settings for each table: 600 epochs, batch 64, learning rate 1e-3 with 40 epochs of warm-up
 and a cosine to 1e-5, mask ratio 0.5. Exit code 1 if an error is more than 5 % above the one of the authors' code.
 
