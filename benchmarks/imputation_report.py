@@ -68,8 +68,9 @@ def page(records: Records, methods: Sequence[str], overall: Ranks) -> list[str]:
         f"rows), {RATE} of all cells removed, {', '.join(m.upper() for m in mechanisms)}, seeds "
         f"{', '.join(map(str, seeds))}. Each method is fitted on the incomplete table itself and fills it. `remasker` "
         f"here: width {SETTING.width}, {SETTING.depth} + {SETTING.decoder_depth} blocks, {SETTING.steps:,} steps of "
-        f"{SETTING.batch_size} rows, learning rate {SETTING.lr:g}, chosen on further removed cells (`--tune`), the "
-        "same for all tables; the paper trains longer and larger, by table. missForest-like: 50 trees, 3 rounds.",
+        f"{SETTING.batch_size} rows, learning rate {SETTING.lr:g}, the same "
+        "for all tables (`--tune` compares settings on further removed cells); the paper trains longer and larger, by "
+        "table. missForest-like: 50 trees, 3 rounds.",
         "",
         f"Device: {joined(records, 'device')}. Versions: {joined(records, 'versions')}. Commit: "
         f"{joined(records, 'commit')}. CPU time of all fits: {sum(r['seconds'] for r in records) / 60:.0f} min.",
