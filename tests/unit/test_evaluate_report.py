@@ -92,7 +92,7 @@ def test_groups_stay_together(run, bars):
 def test_errors_name_the_mend(run, bars, tmp_path):
     x, y = bars
     with pytest.raises(DataError, match=r"metadata\.csv"):
-        evaluate(run, x)
+        evaluate(run, x, task="classify")
     with pytest.raises(DataError, match="one class"):
         evaluate(run, (x, np.zeros(len(x), int)), test=bars)
     with pytest.raises(DataError, match="same classes"):

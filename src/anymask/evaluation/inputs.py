@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from anymask.evaluation.features import Pool, embed
 from anymask.run import Run
 
 RAW = 4096  # values of raw input; larger images are averaged down to fewer
+Labels = int | Literal["all"]
 CHECKED = 20_000  # duplicates are looked for in sets of at most so many samples
 
 
@@ -99,6 +101,28 @@ def features_of(
         precision = run.settings.get("precision", "fp32")  # that of the training: the features it was made for
         options = dict(pool=pool, trained=trained, batch_size=batch_size, precision=precision, progress=progress)
         yield name, [np.asarray(embed(run, part, **options)) for part in (train, held)]  # type: ignore[arg-type]
+
+
+def columns_of(train: Source, asked: Sequence[Labels], notes: list[str], lenient: bool) -> list[Labels]:
+    """The numbers of labels a class that there are enough of; the others are noted if `lenient`.
+
+    Raises:
+        DataError: there are too few, and not `lenient`.
+    """
+    assert train.labels is not None
+    classes, counts = np.unique(train.labels, return_counts=True)
+    least = int(counts.min())
+    columns: list[Labels] = []
+    for n in asked:
+        if n == "all" or n <= least:
+            columns.append(n)
+            continue
+        name = train.label_names[classes[counts.argmin()]] if train.label_names else str(classes[counts.argmin()])
+        text = f"class {name!r} has {least} labelled training samples, fewer than {n} labels a class"
+        if not lenient:
+            raise DataError(f'{text}; ask for {least} or fewer, or "all"')
+        notes.append(f"{text}, which is left out")
+    return columns
 
 
 def readable(features: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:

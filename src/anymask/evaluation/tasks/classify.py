@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from anymask.data import DataError, Source, few_label_draws
+from anymask.data import Source, few_label_draws
 from anymask.evaluation.features import Pool
-from anymask.evaluation.inputs import duplicates, features_of, parts_of, raw_notes, readable
+from anymask.evaluation.inputs import Labels, columns_of, duplicates, features_of, parts_of, raw_notes, readable
 from anymask.evaluation.probe import Scores, knn, linear_probe
 from anymask.run import Run
 from anymask.table import Table, interval
 
 FEW = 10_000  # training samples that few-label figures are drawn from and standardised by
-Labels = int | Literal["all"]
 DEFAULT_LABELS: tuple[Labels, ...] = (1, 5, 10, "all")
 PROBES: dict[str, Callable[..., Scores]] = {"linear probe": linear_probe, "nearest neighbours": knn}
 
@@ -51,7 +50,7 @@ def evaluate(
         DataError: no labels, one class, or fewer labels than asked for.
     """
     train, held, notes = parts_of(run, source, test, seed)
-    columns = _columns(train, DEFAULT_LABELS if labels is None else labels, notes, lenient or labels is None)
+    columns = columns_of(train, DEFAULT_LABELS if labels is None else labels, notes, lenient or labels is None)
     train = _enough(train, columns, notes, seed)
     notes.append(
         f"encoder features are pooled by {pool if isinstance(pool, str) else getattr(pool, '__name__', pool)!r}"
@@ -71,24 +70,6 @@ def evaluate(
     heads = ["all labels" if n == "all" else f"{n} label{'s' * (n != 1)} a class" for n in columns]
     title = f"accuracy in % on {len(held):,} test samples of {held.name}, {run.recipe.slug}"
     return Table(("features", "probe", *heads), rows, title=title, notes=notes)
-
-
-def _columns(train: Source, asked: Sequence[Labels], notes: list[str], lenient: bool) -> list[Labels]:
-    """The numbers of labels a class that there are enough of."""
-    assert train.labels is not None
-    classes, counts = np.unique(train.labels, return_counts=True)
-    least = int(counts.min())
-    columns: list[Labels] = []
-    for n in asked:
-        if n == "all" or n <= least:
-            columns.append(n)
-            continue
-        name = train.label_names[classes[counts.argmin()]] if train.label_names else str(classes[counts.argmin()])
-        text = f"class {name!r} has {least} labelled training samples, fewer than {n} labels a class"
-        if not lenient:
-            raise DataError(f'{text}; ask for {least} or fewer, or "all"')
-        notes.append(f"{text}, which is left out")
-    return columns
 
 
 def _enough(train: Source, columns: Sequence[Labels], notes: list[str], seed: int) -> Source:
