@@ -129,3 +129,14 @@ def test_errors_name_the_mend(run):
         evaluate(run, some, task="anomaly", out=np.zeros((20, 3, 8, 8), np.float32) + np.arange(8, dtype=np.float32))
     with pytest.raises(EvaluateError, match=r"hiding 0\.99 of 16 tokens"):
         evaluate(run, some, task="anomaly", anomaly=1, ratio=0.99)
+
+
+def test_tables_with_gaps(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(120, 5)).cumsum(1)
+    rows[::7, 2] = np.nan
+    far = rng.normal(size=(30, 5)) * 8
+    run = made(rows, tmp_path, "remasker")
+    table = evaluate(run, rows[:80], task="anomaly", test=rows[80:], out=far, masks=2)
+    assert table.cell("AUROC", features="raw input", score="isolation forest").mean > 95
+    assert len(table.rows) == 11
