@@ -5,7 +5,7 @@ import torch
 
 from anymask import keyed
 from anymask.data import infer_schema, open_source
-from anymask.engine import Part, Tokens
+from anymask.engine import Head, Part, Tokens, take
 from anymask.recipe import SIZES, find
 from anymask.run import Run
 
@@ -36,6 +36,17 @@ class Words(Part):
         levels = (x.float() / 4).clamp(0, 3).long()
         pos = torch.arange(x.shape[1], dtype=torch.float32)[None, :, None]
         return Tokens({"words": levels}, pos, sample.get("valid"))
+
+
+class Classes(Part):
+    """The words themselves: cross-entropy of four classes."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.heads = {"words": Head(4)}
+
+    def forward(self, step, model):
+        return {"words": take(step.tokens.x["words"], step.mask.ask, step.mask.ask_of)}
 
 
 def sample_of(images, **fields):

@@ -110,3 +110,12 @@ def test_what_is_measured_by_default(run):
     assert default_task(plain) == "health" and default_task(digits()) == "classify"
     assert default_task(plain, {"labels": (1,)}) == "classify"  # whose error says that there are none
     assert evaluate(run, plain).columns[0] == "figure"
+
+
+def test_tables_have_health(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(80, 5)).cumsum(1)
+    rows[::7, 2] = np.nan
+    run = made(rows, tmp_path, "remasker")
+    table = evaluate(run, rows, task="health", parts=2)
+    assert all(cell is not None for cell in table.rows[0][1:])
+    assert table.cell("pre-trained encoder", figure="alignment").mean > 0

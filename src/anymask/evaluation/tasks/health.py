@@ -70,7 +70,7 @@ def evaluate(
     raw = raw_input(some, run.schema, batch_size=batch_size)
     for name, trained in (("raw input", None), ("untrained encoder", False), ("pre-trained encoder", True)):
         if trained is None:
-            x, pairs, share = _complete(raw), None, raw.shape[1]
+            x, pairs, share = torch.from_numpy(raw), None, raw.shape[1]
         else:
             x, pairs = _encoded(run, some, trained, seed, batch_size, progress)
             share = x.shape[1]
@@ -139,13 +139,6 @@ def _parts(held: Source, parts: int, samples: int | None, width: int, seed: int)
     order = np.random.default_rng(seed).permutation(len(held))
     count = min(wanted, most)
     return [order[i * count : (i + 1) * count] for i in range(parts)]
-
-
-def _complete(raw: np.ndarray) -> Tensor:
-    """Raw input with the mean of its column in missing cells; rows of unreadable samples stay NaN."""
-    x = torch.from_numpy(raw.reshape(len(raw), -1)).double()
-    gone = x.isnan().all(1, keepdim=True)
-    return torch.where(x.isnan() & ~gone, x.nanmean(0).nan_to_num(0.0), x)
 
 
 def _encoded(
