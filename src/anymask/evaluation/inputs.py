@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -69,21 +69,45 @@ def labelled(source: Source) -> Source:
     return source if len(keep) == len(source) else source.subset(keep)
 
 
-def parts_of(run: Run, source: Source, test: Source | None, seed: int) -> tuple[Source, Source, list[str]]:
-    """Training part, test part and notes."""
+def targeted(source: Source) -> Source:
+    """The samples of a source that have a number to predict and can be read.
+
+    Raises:
+        DataError: there are no targets, or all are equal.
+    """
+    targets = source.targets
+    if targets is None or not np.isfinite(targets).any():
+        raise DataError(
+            f"{source.name} has no numbers to predict, which this needs: name the column that holds them (--label, "
+            "label=), or give them beside an array"
+        )
+    bad = set(source.bad_rows)
+    keep = [i for i, (row, y) in enumerate(zip(source.rows, targets)) if np.isfinite(y) and int(row) not in bad]
+    if len(np.unique(targets[keep])) < 2:
+        raise DataError(
+            f"all targets of {source.name} are equal, which leaves nothing to predict; name another column (--label, "
+            "label=)"
+        )
+    return source if len(keep) == len(source) else source.subset(keep)
+
+
+def parts_of(
+    run: Run, source: Source, test: Source | None, seed: int, *, usable: Callable[[Source], Source] = labelled
+) -> tuple[Source, Source, list[str]]:
+    """Training part, test part and notes; `usable` leaves out samples without a label (or `targeted`: a target)."""
     if test is not None:
         train, held, how = source, test, "the test part is the one given"
     elif "test" in source.splits:
         train, held, how = source, source.split("test"), "the test part is the data's own test split"
     else:
-        train, held = split_source(labelled(source), seed=seed)
+        train, held = split_source(usable(source), seed=seed, stratify=usable is labelled)
         how = f"the test part is a fifth of the data, split{' by group' * (source.groups is not None)} with seed {seed}"
     notes = [how]
     if held.fingerprint() == run.schema.fingerprint or (
         train is not source and source.fingerprint() == run.schema.fingerprint
     ):
         notes.append("the run was pre-trained on the test part as well, without its labels")
-    train, held = labelled(train), labelled(held)
+    train, held = usable(train), usable(held)
     if train.label_names and held.label_names and train.label_names != held.label_names:
         raise DataError(
             f"{held.name} has other classes ({', '.join(held.label_names[:5])}) than {train.name} "
