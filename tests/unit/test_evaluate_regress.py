@@ -87,7 +87,7 @@ def test_samples_without_a_target_are_left_out(run, numbers):
 
 
 def test_bad_input(run, numbers, parts):
-    x, y = numbers
+    x, _ = numbers
     with pytest.raises(DataError, match="no numbers to predict"):
         evaluate(run, x, task="regress")
     with pytest.raises(DataError, match="are equal"):
@@ -98,7 +98,7 @@ def test_bad_input(run, numbers, parts):
         evaluate(run, numbers, samples=(2,))
     train_x, train_y, test_x, test_y = parts
     for method in (ridge, knn_regression, boosting):
-        with pytest.raises(EvaluateError, match="training features are not finite .first: row 3"):
+        with pytest.raises(EvaluateError, match=r"training features are not finite \(first: row 3"):
             method(np.where(np.arange(200)[:, None] == 3, np.nan, train_x), train_y, test_x, test_y)
         with pytest.raises(EvaluateError, match="one target a row"):
             method(train_x, train_y[:-1], test_x, test_y)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attentive import attentive_probe
     from .errors import EvaluateError
     from .features import embed
     from .finetuning import Classifier, finetune, load_classifier
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Classifier": "finetuning",
     "EvaluateError": "errors",
+    "attentive_probe": "attentive",
     "embed": "features",
     "evaluate": "tasking",
     "finetune": "finetuning",
@@ -33,6 +35,7 @@ _HOME = {
 __all__ = [
     "Classifier",
     "EvaluateError",
+    "attentive_probe",
     "embed",
     "evaluate",
     "finetune",

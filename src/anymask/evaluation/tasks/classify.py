@@ -1,4 +1,4 @@
-"""Classes with few labels: linear probe and nearest neighbours."""
+"""Classes with few labels: linear probe, nearest neighbours and attentive probe."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from anymask.data import Source, few_label_draws
+from anymask.evaluation.attentive import attentive_probe, tokens_of
+from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import Pool
 from anymask.evaluation.inputs import Labels, columns_of, duplicates, features_of, parts_of, raw_notes, readable
 from anymask.evaluation.probe import Scores, knn, linear_probe
@@ -16,7 +18,11 @@ from anymask.table import Table, interval
 
 FEW = 10_000  # training samples that few-label figures are drawn from and standardised by
 DEFAULT_LABELS: tuple[Labels, ...] = (1, 5, 10, "all")
-PROBES: dict[str, Callable[..., Scores]] = {"linear probe": linear_probe, "nearest neighbours": knn}
+PROBES: dict[str, tuple[str, Callable[..., Scores]]] = {
+    "linear": ("linear probe", linear_probe),
+    "knn": ("nearest neighbours", knn),
+    "attentive": ("attentive probe", attentive_probe),
+}
 
 
 def evaluate(
@@ -27,6 +33,7 @@ def evaluate(
     draws: int = 10,
     test: Source | None = None,
     pool: str | Pool = "mean",
+    probes: Sequence[str] | str = ("linear", "knn"),
     seed: int = 0,
     batch_size: int = 256,
     lenient: bool = False,
@@ -45,10 +52,13 @@ def evaluate(
         test: what accuracy is measured on; None = the source's own test split, or else a fifth of it, split by group
             where there are groups.
         pool: see `embed`.
+        probes: of "linear", "knn" and "attentive" (a sequence, or text with commas). The last reads single tokens,
+            which are kept in bfloat16; of raw input the tokenizer's, with their positions.
 
     Raises:
-        DataError: no labels, one class, or fewer labels than asked for.
+        DataError: no labels, one class, or fewer labels than asked for. EvaluateError: no such probe.
     """
+    wanted = _probes(probes)
     train, held, notes = parts_of(run, source, test, seed)
     columns = columns_of(train, DEFAULT_LABELS if labels is None else labels, notes, lenient or labels is None)
     train = _enough(train, columns, notes, seed)
@@ -58,18 +68,32 @@ def evaluate(
     notes += duplicates(train, held)
     notes += raw_notes(run.schema)
     rows: list[Sequence[Any]] = []
-    for name, features in features_of(run, train, held, pool, batch_size, progress):
-        (x, y), (test_x, test_y) = (readable(f, part) for f, part in zip(features, (train, held)))
-        for probe, measure in PROBES.items():
+    tokens = tokens_of(run, train, held, batch_size) if "attentive" in wanted else None
+    for name, pooled in features_of(run, train, held, pool, batch_size, progress):
+        (x, y), (test_x, test_y) = (readable(f, part) for f, part in zip(pooled, (train, held)))
+        draws_of = {n: few_label_draws(y, n, 1 if n == "all" else draws, seed) for n in columns}
+        inputs: dict[str, tuple[Any, Any]] = dict.fromkeys(wanted, (x, test_x))
+        if tokens is not None:
+            one, two = (part[~part[:, 0, 0].isnan()] for part in next(tokens))
+            inputs["attentive"] = one, two
+        for probe in wanted:
+            (title, measure), (x, test_x) = PROBES[probe], inputs[probe]
             figures = []
-            for n in columns:
-                chosen = few_label_draws(y, n, 1 if n == "all" else draws, seed)
+            for chosen in draws_of.values():
                 got = [measure(x[d], y[d], test_x, test_y, reference=x, seed=seed).accuracy for d in chosen]
                 figures.append(interval(100 * np.array(got)))
-            rows.append((name, probe, *figures))
+            rows.append((name, title, *figures))
     heads = ["all labels" if n == "all" else f"{n} label{'s' * (n != 1)} a class" for n in columns]
     title = f"accuracy in % on {len(held):,} test samples of {held.name}, {run.recipe.slug}"
     return Table(("features", "probe", *heads), rows, title=title, notes=notes)
+
+
+def _probes(asked: Sequence[str] | str) -> list[str]:
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
+    wrong = [name for name in names if name not in PROBES]
+    if wrong or not names:
+        raise EvaluateError(f"no probe {wrong[0] if wrong else ''!r}; there is: {', '.join(PROBES)}")
+    return [name for name in PROBES if name in names]
 
 
 def _enough(train: Source, columns: Sequence[Labels], notes: list[str], seed: int) -> Source:
