@@ -180,6 +180,8 @@ def test_an_interrupted_call_goes_on(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "train_classifier", lambda *a, **k: pytest.fail("done already"))
     again = evaluate(run, data, **options)
     assert again.rows == whole.rows
+    alone = evaluate(run, data, **{**options, "arms": "pretrained"})  # arms may be measured by several calls
+    assert alone.rows == whole.rows[:1]
     monkeypatch.undo()
     evaluate(run, data, **{**options, "layer_decay": 0.5})
     assert len(path.read_text().splitlines()) == 2 * len(lines)  # another setting is another measurement
