@@ -194,7 +194,7 @@ def test_bad_input(run, data):
         evaluate(run, x, **FEW)
     with pytest.raises(DataError, match="of one class"):
         evaluate(run, (x, np.zeros(60, int)), test=data, **FEW)
-    with pytest.raises(DataError, match="ask for [0-9]+ or fewer"):
+    with pytest.raises(DataError, match=r"ask for [0-9]+ or fewer"):
         evaluate(run, data, labels=(1000,), **FEW)
     with pytest.raises(EvaluateError, match="no arm 'scratch'"):
         evaluate(run, data, arms="scratch", **FEW)
