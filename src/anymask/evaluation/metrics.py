@@ -61,3 +61,17 @@ def chamfer(a: Tensor, b: Tensor, *, rows: int = 1024) -> Tensor:
         there.append(gaps.amin(2))
         back = torch.minimum(back, gaps.amin(1))
     return torch.cat(there, 1).mean(1) + back.mean(1)
+
+
+def confusion(truth: Tensor, guess: Tensor, classes: int) -> Tensor:
+    """(C, C) how often class i was taken for class j; entries of `truth` below 0 do not count."""
+    known = truth >= 0
+    return torch.bincount(truth[known] * classes + guess[known], minlength=classes**2).view(classes, classes)
+
+
+def mean_iou(counts: Tensor) -> Tensor:
+    """Intersection over union, mean over the classes that occur in truth or prediction, from confusions (..., C, C)."""
+    counts = counts.double()
+    both = counts.diagonal(dim1=-2, dim2=-1)
+    union = counts.sum(-1) + counts.sum(-2) - both
+    return (both / union.clamp(min=1)).sum(-1) / (union > 0).sum(-1).clamp(min=1)
