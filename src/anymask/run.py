@@ -99,9 +99,7 @@ class Run:
         """The model as it is before the first step: its weights depend on the run's seed alone."""
         stages = [stage.slug for stage in self.recipe.stages.get("stages", ())]
         earlier = {name: Run.open(self.folder / "stages" / name).model() for name in stages}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.get("seed", 0))
-            return self.recipe.build(self.schema, self.size, earlier=earlier)
+        return fresh(self.recipe, self.schema, self.size, seed=self.settings.get("seed", 0), earlier=earlier)
 
     def save_weights(self, model: Model) -> None:
         """Write model.safetensors and encoder.safetensors.
@@ -116,6 +114,13 @@ class Run:
         encoder = {n: t for n, t in weights.items() if n.partition(".")[0] in ENCODER_PARTS}
         save_tensors(self.folder / "model.safetensors", weights)
         save_tensors(self.folder / "encoder.safetensors", encoder, {"recipe": self.recipe.slug})
+
+
+def fresh(recipe: Recipe, schema: Schema, size: Size, *, seed: int, earlier: Mapping[str, Model]) -> Model:
+    """A model before its first step; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return recipe.build(schema, size, earlier=earlier)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:

@@ -134,7 +134,7 @@ def embed(
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to embed it")
     if out is None:
-        return _collect(_blocks(encode, data, 0, batch_size, size, progress), len(data))
+        return embed_source(encode, data, size=size, batch_size=batch_size, progress=progress)
     path = Path(out).expanduser()
     if path.suffix not in (".npy", ".parquet"):
         raise EvaluateError(f"features are written to .npy or .parquet, not to {path.name}")
@@ -145,6 +145,18 @@ def embed(
         hashlib.sha256(mark.encode()).hexdigest(),
         lambda done: _blocks(encode, data, done // batch_size * batch_size, batch_size, size, progress),
     )
+
+
+def embed_source(
+    encode: Encoder,
+    source: Source,
+    *,
+    size: int | tuple[int, int] | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> np.ndarray:
+    """As `embed` for a source that is known to fit the model: a single sample, which has no schema, too."""
+    return _collect(_blocks(encode, source, 0, batch_size, size, progress), len(source))
 
 
 def _at(latent: Latent, layer: int | None) -> Latent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,15 +35,15 @@ def impute(
 
     Returns:
         (N, F) float64 in the units and the order of columns of the source. Cells that are there stay as they are, bit
-        for bit. Columns that had no cell in training, or are not known to the model, are not filled: they stay NaN.
+        for bit. Columns that were constant in training are filled with that constant. Those that had no cell, or are
+        not known to the model, are not filled: they stay NaN.
 
     Raises:
         SchemaError: other columns than in training. DataError: a stream, or no table.
         EvaluateError: the recipe does not predict the cells of a table.
     """
     model = run if isinstance(run, Model) else (run if isinstance(run, Run) else Run.open(run)).model(trained=trained)
-    if getattr(model.tokenizer, "takes", None) != "table" or not hasattr(model.target, "content"):
-        raise EvaluateError("imputation needs a model that predicts the cells of a table, as remasker's does")
+    check_imputes(model.tokenizer, model.target)
     data = source if isinstance(source, Source) else open_source(source)
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to impute it")
@@ -58,8 +59,16 @@ def impute(
             filled[batch["index"].numpy()] = cells.cpu().numpy()
     finally:
         model.train(training)
+    flat = np.array(field.highs) <= np.array(field.lows)
+    filled[:, flat] = np.array(field.lows)[flat]  # a column that was constant in training
     filled[:, np.array(field.gaps) == 1.0] = np.nan
     return _beside_observed(filled, data, field.name, field.columns)
+
+
+def check_imputes(tokenizer: Any, target: Any) -> None:
+    """Raises EvaluateError unless these parts, built or not, are of a model that predicts the cells of a table."""
+    if getattr(tokenizer, "takes", None) != "table" or not hasattr(target, "content"):
+        raise EvaluateError("imputation needs a model that predicts the cells of a table, as remasker's does")
 
 
 def _check_columns(model: Model, data: Source, field: Field) -> None:

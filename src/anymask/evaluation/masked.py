@@ -14,6 +14,7 @@ from anymask.data import Schema, Source, ordered_loader
 from anymask.engine import Model, Sample, Step, Tokens, scored, split
 from anymask.evaluation.errors import EvaluateError
 from anymask.run import Run
+from anymask.train.planning import cropped
 
 
 def frozen(run: Run, *, trained: bool = True) -> Model:
@@ -22,12 +23,20 @@ def frozen(run: Run, *, trained: bool = True) -> Model:
 
 
 def batches(
-    model: Model, schema: Schema, source: Source, *, batch_size: int = 256, progress: bool = False
+    model: Model,
+    schema: Schema,
+    source: Source,
+    *,
+    batch_size: int = 256,
+    fixed: bool = False,
+    progress: bool = False,
 ) -> Iterator[Sample]:
-    """Every readable sample once, in order, on the model's device; `index` says which."""
+    """Every readable sample once, in order, on the model's device; `index` says which. With `fixed` all are made the
+    size of training, in whole patches."""
     device = next(model.parameters()).device
     patch = getattr(model.tokenizer, "patch", 1)  # tokenizers that cut images into patches name the patch
-    loader = ordered_loader(source, schema, batch_size=batch_size, multiple=patch)
+    schema = cropped(schema, model) if fixed else schema
+    loader = ordered_loader(source, schema, batch_size=batch_size, multiple=patch, fixed=fixed)
     for batch in track(loader, description="masking", total=len(loader), disable=not progress, transient=True):
         yield {name: value.to(device) for name, value in batch.items()}
 
@@ -123,3 +132,34 @@ def placed(total: Tensor, step: Step, values: Tensor) -> Tensor:
     """(B, N) `total` with `values` (B, M) of the asked tokens added at their places."""
     ask = step.mask.ask
     return total + values if ask is None else total.scatter_add(1, ask, values.to(total.dtype))
+
+
+def content(model: Model, step: Step) -> Tensor:
+    """(B, N, D) the content of the tokens with predictions in place of what was asked for, as the tokenizer scales it.
+
+    `step` is one of `hide` after `Model.predict`. Targets that predict content say so by a method `content`.
+    """
+    (x,) = step.tokens.x.values()
+    pred = model.target.content(step).to(x.dtype)
+    ask = step.mask.ask
+    if ask is None:
+        return pred
+    if step.mask.ask_ok is not None:
+        pred = torch.where(step.mask.ask_ok[..., None], pred, x.gather(1, ask[..., None].expand_as(pred)))
+    return x.scatter(1, ask[..., None].expand_as(pred), pred)
+
+
+def check_content(model: Model) -> None:
+    """
+    Raises:
+        EvaluateError: the model's data have several streams, or its target is not their content.
+    """
+    if len(model.tokenizer.streams) != 1:
+        raise EvaluateError(f"content of one stream is needed; this model has {', '.join(model.tokenizer.streams)}")
+    ((_, width),) = model.tokenizer.streams.items()
+    classes = [head.width for head in model.target.heads.values()]
+    if not hasattr(model.target, "content") if width > 0 else classes != [-width]:
+        raise EvaluateError(
+            f"this recipe predicts {', '.join(model.target.heads)}, not the content of what is hidden; use a run of a "
+            "recipe that predicts it, such as mae"
+        )

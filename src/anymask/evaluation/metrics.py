@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -41,3 +42,36 @@ def uniformity(x: Tensor, t: float = 2.0) -> float:
     they are all the same, the lower the better spread (Wang & Isola 2020, section 4.1)."""
     squares = torch.pdist(F.normalize(x.double(), dim=1)).square()
     return (-t * squares).exp().mean().log().item()
+
+
+def psnr(mse: float, span: float) -> float:
+    """Peak signal-to-noise ratio in dB of values whose range is `span`."""
+    return 10 * math.log10(span * span / mse) if mse > 0 else math.inf
+
+
+def chamfer(a: Tensor, b: Tensor, *, rows: int = 1024) -> Tensor:
+    """(B,) Chamfer distance of point sets (B, N, P) and (B, M, P): the mean squared distance of each point to the
+    nearest of the other set, both directions added (Fan, Su & Guibas 2017, arXiv:1612.00603, section 3.2, as means).
+
+    Distances are taken in blocks of `rows` points of a, without the full table of squares.
+    """
+    there, back = [], torch.full(b.shape[:2], torch.inf, dtype=b.dtype, device=b.device)
+    for part in a.split(rows, 1):
+        gaps = torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+        there.append(gaps.amin(2))
+        back = torch.minimum(back, gaps.amin(1))
+    return torch.cat(there, 1).mean(1) + back.mean(1)
+
+
+def confusion(truth: Tensor, guess: Tensor, classes: int) -> Tensor:
+    """(C, C) how often class i was taken for class j; entries of `truth` below 0 do not count."""
+    known = truth >= 0
+    return torch.bincount(truth[known] * classes + guess[known], minlength=classes**2).view(classes, classes)
+
+
+def mean_iou(counts: Tensor) -> Tensor:
+    """Intersection over union, mean over the classes that occur in truth or prediction, from confusions (..., C, C)."""
+    counts = counts.double()
+    both = counts.diagonal(dim1=-2, dim2=-1)
+    union = counts.sum(-1) + counts.sum(-2) - both
+    return (both / union.clamp(min=1)).sum(-1) / (union > 0).sum(-1).clamp(min=1)

@@ -68,13 +68,17 @@ class Patches(Part):
         if h * self.patch != image.shape[2] or w * self.patch != image.shape[3]:
             raise ValueError(f"images of {tuple(image.shape[2:])} pixels are not whole patches of {self.patch}")
         x = (image.float() - self.mean[:, None, None]) / self.std[:, None, None]
-        x = x.unflatten(2, (h, self.patch)).unflatten(4, (w, self.patch))  # B C h p w p
-        x = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # B hw ppC
+        x = self.patches(x)
         pos = (grid_index((h, w), x.device) + 0.5) * self.patch
         valid = None
         if "extent" in sample:
             valid = (pos - 0.5 * self.patch < sample["extent"][:, None]).all(-1)  # B N
         return Tokens({self.field: x}, pos[None], valid, grid=(h, w))
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Standardised images (B, C, H, W), whole patches, to patches (B, N, patch * patch * C)."""
+        x = images.unflatten(2, (-1, self.patch)).unflatten(4, (-1, self.patch))  # B C h p w p
+        return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # B hw ppC
 
     def images(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Standardised patches (B, N, patch * patch * C) back to standardised images (B, C, H, W)."""

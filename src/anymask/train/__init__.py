@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import Interrupted, NonFiniteError, StateError, TrainError
+    from .memory import pretrain_model
     from .pictures import picture, reconstruct
     from .planning import Plan, plan
     from .pretraining import pretrain, probe
@@ -24,6 +25,7 @@ _HOME = {
     "picture": "pictures",
     "plan": "planning",
     "pretrain": "pretraining",
+    "pretrain_model": "memory",
     "probe": "pretraining",
     "reconstruct": "pictures",
 }
@@ -37,6 +39,7 @@ __all__ = [
     "picture",
     "plan",
     "pretrain",
+    "pretrain_model",
     "probe",
     "reconstruct",
 ]

@@ -180,6 +180,22 @@ class Saver(AtSteps):
         return bool(trainer.strategy.reduce_boolean_decision(here, all=False))
 
 
+class Telling(AtSteps):
+    """For trainings without a run folder: moves the progress bar, and ends the training where a signal came."""
+
+    def __init__(self, progress: Progress, stop: StopSignal) -> None:
+        self.progress, self.stop = progress, stop
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.stop.install()  # Lightning has put its own handler for SIGTERM there
+
+    def after(self, trainer: Any, module: Training, step: int) -> None:
+        if self.stop.received:
+            trainer.should_stop = True
+        if self.progress.show and (step % max(1, module.steps // 100) == 0 or step == module.steps):
+            self.progress.update(step, f"loss {module.tally.take()['loss']:.4f}")
+
+
 def weights_are_finite(module: Training) -> None:
     """Raises RunError naming the first weight that is not."""
     for name, tensor in module.model.state_dict().items():

@@ -23,6 +23,7 @@ from anymask.recipe import Recipe
 
 from . import planning, state
 from .errors import NonFiniteError
+from .precision import LIGHTNING
 from .stop import workers_deaf
 
 
@@ -102,6 +103,24 @@ class Training(lightning.LightningModule):
         with torch.no_grad():
             for part in self.model.parts():
                 part.after_step(self.model, progress)
+
+
+def make_trainer(settings: Mapping[str, Any], **more: Any) -> lightning.Trainer:
+    """Lightning's trainer for a run's settings, without anything that prints or writes; `more` is the trainer's."""
+    return lightning.Trainer(
+        accelerator="auto",
+        devices=settings["devices"],
+        precision=LIGHTNING[settings["precision"]],  # type: ignore[arg-type]
+        max_steps=settings["steps"],
+        max_epochs=-1,
+        accumulate_grad_batches=settings["accumulate"],
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **more,
+    )
 
 
 class MicroSteps:

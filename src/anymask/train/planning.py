@@ -62,6 +62,11 @@ class Plan:
     def micro_steps(self) -> int:
         return self.steps * self.accumulate
 
+    def settings(self) -> dict[str, Any]:
+        """What training keeps to."""
+        names = ("steps", "epochs", "batch_size", "accumulate", "devices", "precision", "lr")
+        return {name: getattr(self, name) for name in names}
+
     def rows(self) -> list[tuple[str, str]]:
         """(what, value) for people."""
         epochs = "a stream" if self.epochs is None else f"{self.epochs:.4g} epochs of {self.schema.count:,} samples"
@@ -102,6 +107,7 @@ def plan(
     out: str | Path | None = None,
     overwrite: bool = False,
     trial: bool = False,
+    writes: bool = True,
     **opening: Any,
 ) -> Plan:
     """What `pretrain` with the same arguments would do. Reads samples for the schema, builds the model once and runs it
@@ -112,6 +118,7 @@ def plan(
         recipe: None = the default of the kind of data.
         steps: optimiser steps, in place of `epochs`.
         trial: also run a few training steps, to tell the time.
+        writes: False = the run will leave nothing on disk, so the folder and the disk are not looked at.
 
     Raises:
         DataError, RecipeError, TrainError: whatever would stop the run; each names the mend.
@@ -140,8 +147,9 @@ def plan(
             few = measure.first_batch(source, crop, chosen)
             seconds = measure.seconds_per_step(model, optimiser, few, kind) * count * accumulate
     folder = Path(out).expanduser() if out else default_folder(made.slug, schema.source)
-    check_folder(folder, overwrite=overwrite)
-    check_disk(folder, model)
+    if writes:
+        check_folder(folder, overwrite=overwrite)
+        check_disk(folder, model)
     return Plan(
         source=source,
         recipe=made,

@@ -23,7 +23,6 @@ from .errors import Interrupted, TrainError
 from .loggers import check_loggers, make_loggers
 from .measure import first_batch
 from .planning import Plan, plan
-from .precision import LIGHTNING
 from .progress import Progress
 from .quiet import quiet
 from .weights import is_hugging_face, load_weights, shape_of
@@ -174,13 +173,7 @@ def _begin(made: Plan, spec: Any, opening: dict[str, Any], frozen: dict[str, Any
     plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, list))}
     settings = {
         **frozen,
-        "steps": made.steps,
-        "epochs": made.epochs,
-        "batch_size": made.batch_size,
-        "accumulate": made.accumulate,
-        "devices": made.devices,
-        "precision": made.precision,
-        "lr": made.lr,
+        **made.settings(),
         "source": path,
         "opening": plain,
         "threads": torch.get_num_threads(),
@@ -275,10 +268,8 @@ def _train(run: Run, data: Any, talk: Progress, options: dict[str, Any], *, top:
 
 
 def _fit(run: Run, data: Any, talk: Progress, options: dict[str, Any], at: int, top: Path) -> None:
-    import lightning.pytorch as lightning
-
     from .callbacks import Observer, Recorder, Saver
-    from .module import StateFile, Training
+    from .module import StateFile, Training, make_trainer
     from .stop import StopSignal
     from .watch import PROBE, Watch
 
@@ -288,27 +279,18 @@ def _fit(run: Run, data: Any, talk: Progress, options: dict[str, Any], at: int, 
         talk.say(load_weights(model, settings["init"]))
     _say_differences(run, talk, at)
     schema = planning.cropped(run.schema, model)
-    module = Training(model.train(), run.recipe, settings, _loader(run, data, schema, options["workers"]))
+    loader = make_loader(run.recipe, settings, data, schema, options["workers"])
+    module = Training(model.train(), run.recipe, settings, loader)
     watch, file = Watch(), StateFile()
     with StopSignal() as signal:
         saver = Saver(run, file, signal, talk, minutes=options["save_minutes"])
         batch = first_batch(data, schema, PROBE)
-        trainer = lightning.Trainer(
-            accelerator="auto",
-            devices=settings["devices"],
-            precision=LIGHTNING[settings["precision"]],  # type: ignore[arg-type]
-            max_steps=settings["steps"],
-            max_epochs=-1,
-            accumulate_grad_batches=settings["accumulate"],
+        trainer = make_trainer(
+            settings,
             callbacks=[Recorder(run, talk, watch), Observer(run, watch, talk, batch), saver],
             plugins=[file],
             logger=make_loggers(options["loggers"], run.folder) or False,
             default_root_dir=run.folder,
-            limit_val_batches=0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
         )
         talk.start(settings["steps"], at, run.recipe.slug)
         try:
@@ -318,8 +300,9 @@ def _fit(run: Run, data: Any, talk: Progress, options: dict[str, Any], at: int, 
     _finish(run, saver, signal.received, top, talk)
 
 
-def _loader(run: Run, data: Any, schema: Schema, workers: int | str) -> Any:
-    settings, augment = run.settings, planning.augmentation(run.recipe, schema)
+def make_loader(recipe: Recipe, settings: dict[str, Any], data: Any, schema: Schema, workers: int | str) -> Any:
+    """(start, rank, world) -> the batches of a run's micro-steps from `start` on."""
+    augment = planning.augmentation(recipe, schema)
 
     def make(start: int, rank: int, world: int) -> Any:
         return training_loader(
