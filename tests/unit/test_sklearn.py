@@ -109,7 +109,7 @@ def test_each_pooling_gives_one_row_a_sample(digits):
 def test_imputer_is_impute_and_beats_the_mean_on_dependent_columns():
     whole, gaps = dependent(300, 1, factors=1), dependent(300, 1, missing=0.2, factors=1)
     train, new = slice(200), slice(200, 300)
-    imputer = MaskedImputer(epochs=40, size=SMALL, changes={"optimiser.lr": 1e-2}, random_state=0)
+    imputer = MaskedImputer(epochs=60, size=SMALL, changes={"optimiser.lr": 2e-2}, random_state=0)
     filled = imputer.fit(gaps[train]).transform(gaps[new])
     hidden = np.isnan(gaps[new])
     np.testing.assert_array_equal(filled[~hidden], whole[new][~hidden])
