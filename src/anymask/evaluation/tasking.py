@@ -53,14 +53,14 @@ def evaluate(run: Run | str | Path, source: object, *, task: str | None = None, 
     name = task or default_task(data, options)
     measure = _task(name)
     known = {n: p for n, p in inspect.signature(measure).parameters.items() if n not in ("run", "source")}
+    if options.get("test") is not None:
+        options["test"] = opened(options["test"])
     for option, value in options.items():
         if option not in known:
             raise EvaluateError(
                 f"task {name!r} has no option {option!r}{_near(option, list(known))}; it has: {', '.join(known)}"
             )
         _check_kind(name, known[option], value)
-    if options.get("test") is not None:
-        options["test"] = opened(options["test"])
     run.schema.check(infer_schema(data))
     return measure(run, data, **options)
 
