@@ -57,7 +57,14 @@ class Run:
             inside = sorted(p.parent.name for p in folder.glob("*/run.json")) if folder.is_dir() else []
             hint = f"; it holds the runs {', '.join(inside[:5])}" if inside else ""
             raise RunError(f"{folder} is no run folder (it has no run.json){hint}; `anymask pretrain` makes one")
-        data = json.loads(file.read_text())
+        try:
+            data = json.loads(file.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{file} is damaged ({error}); restore it from a copy, or train again") from None
+        needed = ("format", "recipe", "size", "schema", "settings", "versions")
+        missing = [name for name in needed if not isinstance(data, dict) or name not in data]
+        if missing:
+            raise RunError(f"{file} has no {missing[0]!r}, so it is not anymask's; `anymask pretrain` makes runs")
         if data["format"] > FORMAT:
             raise RunError(
                 f"{folder} was written in format {data['format']}, this anymask reads up to {FORMAT}: upgrade it"

@@ -79,7 +79,7 @@ def test_training_sizes(tmp_path):
 def test_values_that_are_not_finite(tmp_path):
     x = np.ones((4, 8, 8), np.float32)
     x[2, 3, 4] = np.nan
-    with pytest.raises(DataError, match=r"2 holds NaN or infinite values .*\(0, 3, 4\).*nan_to_num"):
+    with pytest.raises(DataError, match=r"sample 2 of array holds NaN or infinite values .*\(0, 3, 4\).*nan_to_num"):
         infer_schema(open_source(x))
     for n in range(4):
         np.save(tmp_path / f"{n}.npy", x[n])
@@ -362,7 +362,7 @@ def test_few_labels():
     assert not np.array_equal(draws[0], draws[1])
     assert all(np.array_equal(a, b) for a, b in zip(draws, few_label_draws(labels, 3, 4, seed=0)))
     assert few_label_draws(labels, "all", 2, 0)[1].tolist() == list(range(19))
-    with pytest.raises(DataError, match=r"class 2 has 3 labelled sample\(s\), fewer than per_class=5; ask for 3"):
+    with pytest.raises(DataError, match=r"class 2 has 3 labelled sample\(s\), fewer than 5 a class; ask for 3"):
         few_label_draws(labels, 5, 1, 0)
 
 
@@ -413,7 +413,7 @@ def test_values_that_a_schema_did_not_see_are_refused():
     for loader in (training_loader(source, schema, batch_size=8, steps=1, seed=0),
                    training_loader(source, schema, batch_size=8, steps=1, seed=0, augment=Flip()),
                    ordered_loader(source, schema, batch_size=8)):
-        with pytest.raises(DataError, match=r"^5 holds NaN or infinite"):
+        with pytest.raises(DataError, match=r"^sample 5 of array holds NaN or infinite"):
             list(loader)
 
 

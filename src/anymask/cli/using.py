@@ -80,9 +80,14 @@ def evaluate(
     """Measure RUN on SOURCE beside baselines: raw input, the same encoder untrained, classical methods."""
     from anymask.evaluation import evaluate
 
+    changes = changes_of(more)
+    for name in ("seed", "task", "progress"):
+        if name in changes:
+            mend = "--json is quiet" if name == "progress" else f"give it as --{name} {changes[name]}"
+            raise click.BadParameter(f"--set {name}={changes[name]}: {mend}")
     opened = open_run(run, recipe_file)
     data = open_for(opened, source, label=label, group=group)
-    given = {name: value for name, value in options.items() if value is not None} | changes_of(more)
+    given = {name: value for name, value in options.items() if value is not None} | changes
     if labels is not None:
         given["labels"] = labels_asked(labels)
     if test is not None:

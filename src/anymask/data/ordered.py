@@ -76,7 +76,7 @@ class OrderedSteps(Dataset[Any]):
             there = [v is not None for v in values]
             out[name], extent = self.kinds[name].pad(
                 [np.zeros(field.shape, field.dtype) if v is None else v for v in values], self.multiple)
-            self.kinds[name].check(out[name].numpy(), lambda row: self.source.id_of(int(index[row])))
+            self.kinds[name].check(out[name].numpy(), lambda row: self.source.called(int(index[row])))
             if extent is not None:
                 out["extent" if len(self.schema.fields) == 1 else f"{name}.extent"] = extent
             if not all(there):

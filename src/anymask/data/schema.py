@@ -86,8 +86,10 @@ class Schema:
         for name, field in self.fields.items():
             if name not in other.fields:
                 have = ", ".join(other.fields) or "nothing"
+                alike = any(theirs.kind == field.kind for theirs in other.fields.values())
+                mend = f"rename the part to '{name}'" if alike else f"give data of kind {field.kind}"
                 raise SchemaError(f"{other.source} has no part '{name}' (it has: {have}); the model was trained with "
-                                  f"it on {self.source}: rename the part to '{name}'")
+                                  f"it on {self.source}: {mend}")
             theirs = other.fields[name]
             if theirs.kind != field.kind:
                 raise SchemaError(f"'{name}' is of kind {theirs.kind} in {other.source} and of kind {field.kind} in "
@@ -144,7 +146,7 @@ def _measure_rows(source: AnySource, meters: dict[str, Any]) -> None:
     assert not isinstance(source, StreamSource)
     for index, sample in source.sample(max(meter.most for meter in meters.values())):
         for name, meter in meters.items():
-            meter.add(source.id_of(index), sample[name])
+            meter.add(source.called(index), sample[name])
         if all(meter.full for meter in meters.values()):
             return
 

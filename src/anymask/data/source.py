@@ -103,6 +103,10 @@ class Source:
         """The id of one sample."""
         return self._id(int(self.rows[index]))
 
+    def called(self, index: int) -> str:
+        """What messages call one sample: its id, or its number and the name of the source."""
+        return self.id_of(index) if self._ids is not None else f"sample {self.id_of(index)} of {self.name}"
+
     def _id(self, row: int) -> str:
         return str(row) if self._ids is None else self._ids[row]
 

@@ -87,7 +87,7 @@ def few_label_draws(labels: np.ndarray, per_class: int | Literal["all"], draws: 
     members = {int(c): np.flatnonzero(labels == c) for c in classes}
     for c, there in members.items():
         if len(there) < per_class:
-            raise DataError(f"class {c} has {len(there)} labelled sample(s), fewer than per_class={per_class}; ask for "
+            raise DataError(f"class {c} has {len(there)} labelled sample(s), fewer than {per_class} a class; ask for "
                             f"{min(len(m) for m in members.values())} or fewer, or leave out the class")
     rngs = [np.random.default_rng([seed, draw]) for draw in range(draws)]
     return [np.concatenate([np.sort(rng.permutation(m)[:per_class]) for m in members.values()]) for rng in rngs]

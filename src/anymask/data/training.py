@@ -49,7 +49,7 @@ class _Training:
 
     def name_of(self, index: int) -> str:
         """The sample's name for messages."""
-        return self.source.id_of(index) if isinstance(self.source, Source) else f"sample {index} of {self.source.name}"
+        return self.source.called(index) if isinstance(self.source, Source) else f"sample {index} of {self.source.name}"
 
     def _fit(self, name: str, field: Field, value: np.ndarray | None, step: int, index: int) -> np.ndarray | None:
         augment = self.augment[name]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anymask.data import DataError, Source, infer_schema, open_source
 from anymask.evaluation import tasks
 from anymask.evaluation.errors import EvaluateError
@@ -50,16 +52,47 @@ def evaluate(run: Run | str | Path, source: object, *, task: str | None = None, 
     data = opened(source)
     name = task or default_task(data, options)
     measure = _task(name)
-    known = [o for o in inspect.signature(measure).parameters if o not in ("run", "source")]
-    for option in options:
-        if option not in known:
-            raise EvaluateError(
-                f"task {name!r} has no option {option!r}{_near(option, known)}; it has: {', '.join(known)}"
-            )
+    known = {n: p for n, p in inspect.signature(measure).parameters.items() if n not in ("run", "source")}
     if options.get("test") is not None:
         options["test"] = opened(options["test"])
+    for option, value in options.items():
+        if option not in known:
+            raise EvaluateError(
+                f"task {name!r} has no option {option!r}{_near(option, list(known))}; it has: {', '.join(known)}"
+            )
+        _check_kind(name, known[option], value)
     run.schema.check(infer_schema(data))
     return measure(run, data, **options)
+
+
+# What an option may be by its annotation; others take anything.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int, np.integer),
+    "float": (int, float, np.integer, np.floating),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+    "Source": (Source,),
+    "Pool": (Callable,),  # type: ignore[dict-item]
+}
+
+
+def _check_kind(task: str, option: inspect.Parameter, value: object) -> None:
+    """
+    Raises:
+        EvaluateError: a value that the option's annotation excludes, such as text for a number.
+    """
+    wanted = [word.strip() for word in str(option.annotation).split("|")]
+    lists = [word for word in wanted if word.startswith("Sequence[")]
+    if any(word not in _KINDS for word in wanted if word not in lists):
+        return
+    kinds = tuple(kind for word in wanted if word not in lists for kind in _KINDS[word])
+    if isinstance(value, bool) and "bool" not in wanted:
+        kinds = ()
+    if isinstance(value, kinds) or (lists and isinstance(value, (list, tuple, np.ndarray))):
+        return
+    example = f"a list, as --set {option.name}=[...]" if lists else " or ".join(w for w in wanted if w != "None")
+    raise EvaluateError(f"option {option.name!r} of task {task!r} is {value!r}; give {example}")
 
 
 def default_task(source: Source, options: Mapping[str, Any] | None = None) -> str:

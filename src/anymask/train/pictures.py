@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from anymask.data import open_source
+from anymask.data import infer_schema, open_source
 from anymask.engine import Model, Step
 from anymask.run import Run, write_atomically
 
@@ -53,12 +53,20 @@ def picture(model: Model, batch: dict[str, Tensor]) -> Image.Image:
 
 
 def reconstruct(run: Run | str | Path, source: Any, out: str | Path, *, n: int = SAMPLES) -> Path:
-    """Draws the first `n` samples of a source (or what `open_source` takes) with a run's trained model into a PNG."""
-    run = run if isinstance(run, Run) else Run.open(run)
+    """Draws the first `n` samples of a source (or what `open_source` takes) with a run's trained model into a PNG.
+
+    Raises:
+        SchemaError: the data do not fit the model. TrainError: no images, another file ending, or n below 1.
+    """
+    run, out = run if isinstance(run, Run) else Run.open(run), Path(out)
+    if out.suffix.lower() != ".png" or n < 1:
+        raise TrainError(f"pictures of one sample or more are written to .png, not {n} to {out.name}")
     model = run.model()
     _check_drawable(model)
-    batch = measure.first_batch(open_source(source), planning.cropped(run.schema, model), n)
-    return save(picture(model, batch), Path(out))
+    data = open_source(source)
+    run.schema.check(infer_schema(data))
+    batch = measure.first_batch(data, planning.cropped(run.schema, model), n)
+    return save(picture(model, batch), out)
 
 
 def _check_drawable(model: Model) -> None:
