@@ -178,7 +178,7 @@ def tokens_of(run: Run, train: Source, held: Source, batch_size: int) -> Iterato
     yield [_collected(lambda batch: raw_tokens(model, batch), run, part, batch_size) for part in (train, held)]
     for trained in (False, True):
         encode = encoder(run, pool="tokens", precision=precision, trained=trained)
-        yield [_collected(encode, run, part, batch_size) for part in (train, held)]
+        yield [_collected(encode.__call__, run, part, batch_size) for part in (train, held)]
 
 
 @torch.no_grad()
