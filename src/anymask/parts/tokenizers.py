@@ -31,6 +31,7 @@ class Patches(Part):
     """
 
     takes = "image"
+    renderer = "anymask.reports.images:Images"  # looked up when something is drawn, see `anymask.reports.renderer`
 
     def __init__(self, model: Model, *, patch: int | None = None, field: str = "image"):
         super().__init__(model)
