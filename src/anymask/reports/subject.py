@@ -96,7 +96,7 @@ class Subject:
         found = renderer_of(self.model)
         if found is None:
             kind = type(self.model.tokenizer).__name__
-            raise Missing(f"the tokenizer {kind} names no renderer, so nothing of its samples can be drawn; give it one")
+            raise Missing(f"the tokenizer {kind} names no renderer, so its samples cannot be drawn; give it one")
         return found
 
     @cached_property
