@@ -1,11 +1,8 @@
 """The pieces of training: state, plan, metrics, health, pictures, weights, precision, schedule."""
 
 import csv
-<<<<<<< HEAD
 import dataclasses
-=======
 import json
->>>>>>> 19e8964 (Runs keep a history of fixed samples and the table of their probe; renderers named by tokenizers)
 import math
 import shutil
 import subprocess

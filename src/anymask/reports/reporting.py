@@ -125,7 +125,8 @@ def _one(subject: Subject) -> str:
         if other is None:
             continue
         gain = worth.ours.mean - other.mean
-        against.append(f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} {name}{_overlap(worth.ours, other)}")
+        side = "above" if gain >= 0 else "below"
+        against.append(f"{abs(gain):.1f} points {side} {name}{_overlap(worth.ours, other)}")
     return f"{words}, {' and '.join(against)}." if against else f"{words}."
 
 
@@ -155,19 +156,21 @@ def _summary(subjects: Sequence[Subject]) -> str:
     )
     table = table_of(subjects)
     table.columns = ("", *(f"{letter} {name}" for letter, name in zip(LETTERS, table.columns[1:])))
-    return f'<ul class="key">{each}</ul>' + page.cards(page.card("Compared", page.table(table, "Runs compared"), wide=True,
-                                                                 level=2))  # fmt: skip
+    compared = page.card("Compared", page.table(table, "Runs compared"), wide=True, level=2)
+    return f'<ul class="key">{each}</ul>{page.cards(compared)}'
 
 
 def _key(subject: Subject) -> list[tuple[str, str, str]]:
     facts = []
     worth = headline(subject)
     if worth is not None:
-        whole = "" if worth.ours.low is None else f"{worth.ours.low:.1f} to {worth.ours.high:.1f}; "
-        facts.append((f"{worth.ours.mean:.1f} %", f"{worth.probe}, {worth.column}", f"{whole}95 % interval"[: None if whole else 0]))
+        low, high = worth.ours.low, worth.ours.high
+        spread = "" if low is None else f"{low:.1f} to {high:.1f}; 95 % interval"
+        facts.append((f"{worth.ours.mean:.1f} %", f"{worth.probe}, {worth.column}", spread))
         for name, other in (("raw input", worth.raw), ("untrained encoder", worth.untrained)):
             if other is not None:
-                facts.append((f"{worth.ours.mean - other.mean:+.1f}", f"points against {name}", f"which has {other.mean:.1f} %"))
+                gain = f"{worth.ours.mean - other.mean:+.1f}"
+                facts.append((gain, f"points against {name}", f"which has {other.mean:.1f} %"))
     rank = subject.kept.get("rank")
     if rank is not None and np.isfinite(rank).all():
         facts.append((f"{rank[-1]:.1f}", "effective rank", f"{rank[0]:.1f} before training"))

@@ -179,8 +179,8 @@ def recipes(subjects: Sequence[Subject]) -> Section:
     for subject in subjects:
         recipe = subject.run.recipe
         if recipe.parent is None:
-            shown.append(page.missing(title("Against its parent", subject, subjects),
-                                      f"{recipe.slug} has no parent: other recipes are differences from it."))  # fmt: skip
+            why = f"{recipe.slug} has no parent: other recipes are differences from it."
+            shown.append(page.missing(title("Against its parent", subject, subjects), why))
         else:
             rows = diff(recipe.parent, recipe)
             made = Table(("stage", recipe.parent.slug, recipe.slug), rows)

@@ -157,7 +157,8 @@ def _draws(subject: Subject, name: str) -> str:
 
 def features(subjects: Sequence[Subject]) -> Section:
     maps = each(subjects, "Map", _maps)
-    shown = [_spectrum(subjects), *each(subjects, "Nearest neighbours", _nearest), *each(subjects, "Token norms", _norms)]
+    near, norms = each(subjects, "Nearest neighbours", _nearest), each(subjects, "Token norms", _norms)
+    shown = [_spectrum(subjects), *near, *norms]
     intro = "Frozen features of random samples, pooled by their mean over tokens, nothing hidden."
     return Section("Features", intro, page.cards(*maps, *shown))
 
@@ -168,7 +169,8 @@ def _maps(subject: Subject, name: str) -> str:
         raise Missing(f"a map needs at least {FEWEST_PCA} samples, the data have {len(x)}")
     groups = np.full(len(x), -1) if y is None else y.numpy()
     names = [] if y is None else subject.label_names
-    coloured = f"marked by label ({len(set(groups[groups >= 0].tolist()))} classes)" if y is not None else "without labels"
+    classes = len(set(groups[groups >= 0].tolist()))
+    coloured = f"marked by label ({classes} classes)" if classes else "without labels"
     from sklearn.decomposition import PCA
 
     pca = PCA(2, random_state=0).fit(x)
@@ -245,7 +247,8 @@ def _norms(subject: Subject, name: str) -> str:
     away = (codes - codes.mean((0, 1))).norm(dim=-1)[:few]  # B N
     content = subject.content[:few]
     if away.shape[1] != content.shape[1]:
-        raise Missing(f"the encoder of {subject.run.recipe.slug} gives {away.shape[1]} codes for {content.shape[1]} tokens")
+        slug = subject.run.recipe.slug
+        raise Missing(f"the encoder of {slug} gives {away.shape[1]} codes for {content.shape[1]} tokens")
     caption = (
         f"How far each token's code is from the mean code, from {away.min():.2f} (dark blue) to {away.max():.2f} "
         f"(yellow): where the encoder finds something out of the ordinary. Mean {away.mean():.2f}."
