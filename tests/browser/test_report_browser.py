@@ -7,7 +7,7 @@ import pytest
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "unit")]
-from chromium import Chromium, executable
+from chromium import Chromium, executable  # noqa: E402
 
 pytestmark = [
     pytest.mark.browser,

@@ -1,5 +1,6 @@
 """The report: one file, nothing from outside, a text alternative for every figure, figures of the run itself."""
 
+import itertools
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -56,7 +57,7 @@ def test_every_picture_has_a_text_alternative(html):
 def test_headings_do_not_skip_a_level(html):
     levels = [int(t[1]) for t, _ in Reader(html).tags if re.fullmatch(r"h[1-6]", t)]
     assert levels.count(1) == 1 and levels[0] == 1
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:]))
+    assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
 
 
 def test_ids_are_unique_and_references_are_there(html):

@@ -208,8 +208,8 @@ def _spectrum(subjects: Sequence[Subject]) -> str:
                 lines.append(Line(name, range(1, len(total) + 1), total, **look))  # type: ignore[arg-type]
             ranks.append((watch.measured(x).rank, int(np.searchsorted(total, 90) + 1)))
         words.append(
-            f"{named(subject, subjects)}: effective rank {ranks[0][0]:.1f} ({ranks[1][0]:.1f} before training), 90 % of "
-            f"the variance in {ranks[0][1]} of {subject.trained[0].shape[1]} directions ({ranks[1][1]})"
+            f"{named(subject, subjects)}: effective rank {ranks[0][0]:.1f} ({ranks[1][0]:.1f} before training), 90 % "
+            f"of the variance in {ranks[0][1]} of {subject.trained[0].shape[1]} directions ({ranks[1][1]})"
         )
     if not lines:
         return page.missing("Spectrum", f"{subjects[0].why[:1].upper()}{subjects[0].why[1:]}.")
