@@ -27,7 +27,7 @@ def write_report(records: Records, folder: Path) -> None:
     everything = set().union(*cells.values())
     lacking = {m: len(everything - cells[m]) for m in methods if cells[m] != everything}
     if lacking or len(methods) < 3:
-        raise SystemExit(f"no report: results lack for {lacking or 'a third method'}; run the command without --methods")
+        raise SystemExit(f"no report: results lack of {lacking or 'a third method'}; run without --methods first")
     folder.mkdir(parents=True, exist_ok=True)
     overall = ranking(records, methods, "rmse")
     (folder / "imputation.svg").write_bytes(diagram(overall))
@@ -68,11 +68,12 @@ def page(records: Records, methods: Sequence[str], overall: Ranks) -> list[str]:
         f"rows), {RATE} of all cells removed, {', '.join(m.upper() for m in mechanisms)}, seeds "
         f"{', '.join(map(str, seeds))}. Each method is fitted on the incomplete table itself and fills it. `remasker` "
         f"here: width {SETTING.width}, {SETTING.depth} + {SETTING.decoder_depth} blocks, {SETTING.steps:,} steps of "
-        f"{SETTING.batch_size} rows, learning rate {SETTING.lr:g}, chosen on further removed cells (`--tune`), the same "
-        "for all tables; the paper trains longer and larger, by table. missForest-like: 50 trees, 3 rounds.",
+        f"{SETTING.batch_size} rows, learning rate {SETTING.lr:g}, the same "
+        "for all tables (`--tune` compares settings on further removed cells); the paper trains longer and larger, by "
+        "table. missForest-like: 50 trees, 3 rounds.",
         "",
         f"Device: {joined(records, 'device')}. Versions: {joined(records, 'versions')}. Commit: "
-        f"{joined(records, 'commit')}. Time of all fits: {sum(r['seconds'] for r in records) / 60:.0f} min.",
+        f"{joined(records, 'commit')}. CPU time of all fits: {sum(r['seconds'] for r in records) / 60:.0f} min.",
         "",
         "## Average ranks",
         "",
@@ -86,30 +87,31 @@ def page(records: Records, methods: Sequence[str], overall: Ranks) -> list[str]:
     columns = [("all", overall), *((m.upper(), ranking(records, methods, "rmse", m)) for m in mechanisms)]
     columns.append(("all, by Wasserstein distance", ranking(records, methods, "wasserstein")))
     lines += table(
-        ["method", *(head for head, _ in columns), "time, s a fit"],
+        ["method", *(head for head, _ in columns), "CPU time, s a fit"],
         [
             [name, *(f"{dict(zip(r.names, r.average))[name]:.2f}" for _, r in columns),
              f"{figure(records, 'seconds', method=m):.1f}"]
             for m, name in zip(methods, names)
         ],
     )  # fmt: skip
-    lines += ["", "## RMSE", "", "Mean over mechanisms and seeds ± standard deviation between seeds; the best is bold.", ""]
+    lines += ["", "## RMSE", "", "Mean over mechanisms and seeds ± standard deviation between seeds; the best is bold."]
+    lines.append("")
     lines += table(["table", "rows x columns", *names], [_row(records, methods, t) for t in tables])
     for mechanism in mechanisms:
         chosen = [r for r in records if r["mechanism"] == mechanism]
         lines += ["", f"### {mechanism.upper()}", ""]
         lines += table(["table", "rows x columns", *names], [_row(chosen, methods, t) for t in tables])
-    return lines + ["", *PAPER]
+    return [*lines, "", *PAPER]
 
 
 PAPER = [
     "## Against the paper",
     "",
-    "The figures of ReMasker (arXiv:2309.13793) are not comparable cell by cell: it removes cells by HyperImpute's "
-    "`simulate_nan` from at most 8 columns of a table, chosen at random without a stated seed; its rate is that of the "
-    "columns that lose cells, where ours is of all cells; its MAR keeps half of the columns whole, ours 0.3; its MNAR is "
-    "a logistic model of other columns, ours of the value itself. Figures on exactly given masks, by the authors' own "
-    "code, are what `benchmarks/remasker_reference.py` compares with, at the paper's own settings.",
+    "The figures of ReMasker (arXiv:2309.13793) are not comparable cell by cell. It removes cells by HyperImpute's "
+    "`simulate_nan`, from at most 8 columns of a table, chosen at random without a stated seed; its rate is of the "
+    "columns that lose cells, ours of all cells; its MAR keeps half of the columns whole, ours 0.3; its MNAR is a "
+    "logistic model of other columns, ours of the value itself. On exactly given masks "
+    "`benchmarks/remasker_reference.py` compares with the authors' own code, at the settings of the paper.",
 ]
 
 

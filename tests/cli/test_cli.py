@@ -138,7 +138,7 @@ def test_set(folder, tmp_path):
         (("embed", "FOLDER", "FOLDER", "-o", "z.npy"), "no run"),
         (("embed", "RUN", "GREY", "-o", "z.npy"), "channel"),
         (("export", "RUN", "--to", "onyx"), "timm"),
-        (("evaluate", "RUN", "NOLABELS"), "labels"),
+        (("evaluate", "RUN", "NOLABELS", "--task", "classify"), "labels"),
         (("show", "mea"), "did you mean 'mae'"),
         (("new", "1x"), "begin with a letter"),
     ],

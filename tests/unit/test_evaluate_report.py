@@ -9,8 +9,8 @@ import torch
 
 from anymask.data import DataError, SchemaError, infer_schema, open_source
 from anymask.evaluation import EvaluateError, evaluate, finetune, load_classifier, predict
-from anymask.evaluation.finetuning import layer_groups
 from anymask.evaluation.inputs import raw_input
+from anymask.evaluation.tuning import layer_groups
 from anymask.recipe import SIZES, find
 from anymask.run import Run, RunError
 from anymask.table import Figure, Table, interval

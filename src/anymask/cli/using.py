@@ -61,7 +61,7 @@ def embed(run: str, source: str, recipe_file: str | None, label: str | None, str
 @click.command()
 @click.argument("run")
 @click.argument("source")
-@click.option("--task", metavar="NAME", help="See --tasks; by default classify.")
+@click.option("--task", metavar="NAME", help="See --tasks; by default what SOURCE has labels for, else health.")
 @click.option("--labels", metavar="N,N,...,all", help="Labels a class (task classify, finetune).")
 @click.option("--draws", type=int, help="Draws of the labelled samples.")
 @click.option("--test", help="Source to measure on; by default the test split, or a part held back.")

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def evaluate(run: Run | str | Path, source: object, *, task: str | None = None, 
     Args:
         run: a Run or its folder.
         source: a Source, or what `open_source` takes.
-        task: its name; None = "classify".
+        task: its name; None = what the source has labels for, see `default_task`.
         options: of the task, see `anymask.evaluation.tasks`. All take `test` (a Source to measure on; None = the
             source's own test split or, where the task needs one, a part held back), `seed` and `progress`.
 
@@ -48,7 +48,7 @@ def evaluate(run: Run | str | Path, source: object, *, task: str | None = None, 
     """
     run = run if isinstance(run, Run) else Run.open(run)
     data = opened(source)
-    name = task or "classify"
+    name = task or default_task(data, options)
     measure = _task(name)
     known = [o for o in inspect.signature(measure).parameters if o not in ("run", "source")]
     for option in options:
@@ -60,6 +60,14 @@ def evaluate(run: Run | str | Path, source: object, *, task: str | None = None, 
         options["test"] = opened(options["test"])
     run.schema.check(infer_schema(data))
     return measure(run, data, **options)
+
+
+def default_task(source: Source, options: Mapping[str, Any] | None = None) -> str:
+    """"classify" where there are classes (or `labels` is asked for), "regress" where there are continuous targets,
+    else "health", which needs no labels."""
+    if source.labels is not None or (options or {}).get("labels") is not None:
+        return "classify"
+    return "regress" if getattr(source, "targets", None) is not None and "regress" in task_names() else "health"
 
 
 def opened(source: object) -> Source:

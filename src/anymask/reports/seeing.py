@@ -206,7 +206,7 @@ def _spectrum(subjects: Sequence[Subject]) -> str:
             look = series(n) if trained else {"paint": "muted", "dash": DASHES[2]}
             if trained or len(subjects) == 1:
                 lines.append(Line(name, range(1, len(total) + 1), total, **look))  # type: ignore[arg-type]
-            ranks.append((watch.measured(x).rank, int(np.searchsorted(total, 90) + 1)))
+            ranks.append((watch.diversity(x).rank, int(np.searchsorted(total, 90) + 1)))
         words.append(
             f"{named(subject, subjects)}: effective rank {ranks[0][0]:.1f} ({ranks[1][0]:.1f} before training), 90 % "
             f"of the variance in {ranks[0][1]} of {subject.trained[0].shape[1]} directions ({ranks[1][1]})"

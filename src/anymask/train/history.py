@@ -76,7 +76,7 @@ class History:
     def _features(self, model: Model, batch: dict[str, Tensor]) -> None:
         chunks = [{k: v[i : i + CHUNK] for k, v in batch.items()} for i in range(0, len(batch["index"]), CHUNK)]
         x = torch.cat([model.embed(chunk).mean().float() for chunk in chunks])
-        found = watch.measured(x)
+        found = watch.diversity(x)
         self._add("rank", np.float32(found.rank))
         self._add("spread", np.float32(found.spread))
         label = batch.get("label")

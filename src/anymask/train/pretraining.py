@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
 import json
-import logging
 import platform
 import shlex
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from .measure import first_batch
 from .planning import Plan, plan
 from .precision import LIGHTNING
 from .progress import Progress
+from .quiet import quiet
 from .weights import is_hugging_face, load_weights, shape_of
 
 # What a run keeps to when it goes on, and the defaults of `pretrain`, which ask for nothing.
@@ -275,7 +273,7 @@ def _train(run: Run, data: Any, talk: Progress, options: dict[str, Any], *, top:
     if at >= steps:
         talk.say(f"{run.folder} is finished ({steps:,} steps): nothing to train")
         return
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         _fit(run, data, talk, options, at, top)
 
 
@@ -374,20 +372,3 @@ def _say_differences(run: Run, talk: Progress, at: int) -> None:
     changed = [f"{name} {old} -> {_versions()[name]}" for name, old in run.versions.items() if _versions()[name] != old]
     if changed:
         talk.warn(f"versions have changed ({', '.join(changed)}): results may differ in the last digits")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Lightning's own messages: what matters of them is said in this package's words."""
-    importlib.import_module("lightning.pytorch")  # which sets the levels of its loggers
-    found = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in found]
-    for logger in found:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            yield
-    finally:
-        for logger, level in zip(found, levels):
-            logger.setLevel(level)

@@ -118,11 +118,11 @@ def starving(waited: float, elapsed: float) -> str | None:
 def features(model: Model, batch: dict[str, Tensor]) -> Features:
     """Spread and effective rank of the pooled features; (nan, nan), which says nothing, for fewer than `FEWEST` samples
     and for features that are not finite."""
-    return measured(model.embed(batch).mean())
+    return diversity(model.embed(batch).mean())
 
 
-def measured(x: Tensor) -> Features:
-    """Spread and effective rank of features (B, D); as `features`."""
+def diversity(x: Tensor) -> Features:
+    """Spread and effective rank of features (N, D)."""
     x = x.double()
     if x.shape[0] < FEWEST or not x.isfinite().all():
         return Features(float("nan"), float("nan"))

@@ -25,4 +25,5 @@ def gmml(r):
 claim = Claim(
     text="overwriting groups of patches with other content beats hiding them behind one mask token",
     better_than=lambda r: r.but(corruption=P(Replace)),
+    batch_size=32,
 )
