@@ -21,7 +21,7 @@ VIEWS = {
     "dark": dict(width=1280, height=1400, dark=True, scale=1),
     "phone": dict(width=375, height=1400, dark=False, scale=1.5),
 }
-COLOURS = 128  # of the palette: pages are mostly flat
+COLOURS = 256  # of the palette: pages are mostly flat
 
 
 def main() -> None:
@@ -36,7 +36,8 @@ def main() -> None:
         for view, options in VIEWS.items():
             page = browser.page(given.report, **options)
             path = page.screenshot(given.outdir / f"{given.name or given.report.stem}-{view}.png", whole=given.whole)
-            image = Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            image = Image.open(path).convert("RGB")
+            image = image.quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
             image.save(path, optimize=True)
             print(f"{path}: {image.width} x {image.height}, {path.stat().st_size / 1000:.0f} kB")
             page.close()

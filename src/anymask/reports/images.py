@@ -64,9 +64,9 @@ class Images:
 
 
 def value_range(images: Tensor) -> tuple[Tensor, Tensor]:
-    """(C, 1, 1) low and high: one range for grey and RGB, one each for other channels."""
+    """(C, 1, 1) low and high, NaN left aside: one range for grey and RGB, one each for other channels."""
     flat = images.transpose(0, 1).flatten(1)
-    low, high = flat.quantile(0.005, dim=1), flat.quantile(0.995, dim=1)
+    low, high = flat.nanquantile(0.005, dim=1), flat.nanquantile(0.995, dim=1)
     if images.shape[1] in (1, 3):
         low, high = low.min().expand_as(low), high.max().expand_as(high)
     return low[:, None, None], torch.maximum(high, low + 1e-6)[:, None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections.abc import Sequence
 from html import escape
@@ -41,8 +42,20 @@ def missing(title: str, why: str, *, wide: bool = False) -> str:
     return f'<div class="{kind} missing"><h3>{escape(title)}</h3><p>{escape(why)}</p></div>'
 
 
+def details(title: str, body: str, caption: str = "") -> str:
+    """A wide card that is closed until it is asked for."""
+    words = f"<p>{escape(caption)}</p>" if caption else ""
+    return f'<details class="card wide"><summary><h3>{escape(title)}</h3></summary>{words}{body}</details>'
+
+
 def cards(*each: str) -> str:
-    return f'<div class="cards">{"".join(each)}</div>'
+    """Cards in rows. Those that stand beside each other get a grid of their own, which knows how many they are, so that
+    none is left alone in a row of holes."""
+    made = []
+    for wide, some in itertools.groupby(each, key=lambda card: 'class="card wide' in card[:40]):
+        group = list(some)
+        made.append(f'<div class="cards{"" if wide else f" n{min(len(group), 4)}"}">{"".join(group)}</div>')
+    return "".join(made)
 
 
 def sheet(drawings: Sequence[Drawing], layout: str, what: str) -> str:

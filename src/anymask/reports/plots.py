@@ -1,7 +1,7 @@
 """Plots as inline SVG, drawn with matplotlib, in the colours and fonts of the page.
 
 Colours are drawn as place-holders and become CSS variables, so that one drawing serves both colour schemes. Text stays
-text. A plot is `WIDTH` units wide with text of 11: about the width of a phone, so nothing shrinks below legibility.
+text. A plot is `WIDTH` units wide with text of 12: about the width of a phone, so nothing shrinks below legibility.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def axes(*, width: float = WIDTH, height: float = HEIGHT, what: str = "", **more
     style = {
         "svg.fonttype": "none",
         "text.parse_math": False,
-        "font.size": 11.0,
+        "font.size": 12.0,
         "axes.edgecolor": PAINT["axis"],
         "axes.labelcolor": PAINT["muted"],
         "axes.spines.top": False,
@@ -70,13 +70,14 @@ def axes(*, width: float = WIDTH, height: float = HEIGHT, what: str = "", **more
         FigureCanvasSVG(figure)
         plot = figure.subplots(**more)
         if what:
-            plot.set_title(what, loc="left", fontsize=11, color=PAINT["muted"], pad=8)
+            plot.set_title(what, loc="left", fontsize=12, color=PAINT["muted"], pad=8)
         yield figure, plot
 
 
 def curves(lines: Sequence[Line], *, what: str, along: str, alt: str, ticks: Sequence[str] | None = None,
-           percent: bool = False) -> str:  # fmt: skip
-    """Lines with their labels at their ends. With `ticks` the places along x are 0, 1, ... and have these names."""
+           percent: bool = False, log: bool = False) -> str:  # fmt: skip
+    """Lines with their labels at their ends. With `ticks` the places along x are 0, 1, ... and have these names;
+    `log`: x is logarithmic."""
     with axes(what=what) as (figure, plot):
         plot.grid(axis="y")
         for line in lines:
@@ -86,8 +87,11 @@ def curves(lines: Sequence[Line], *, what: str, along: str, alt: str, ticks: Seq
                 plot.fill_between(x, np.asarray(line.low, dtype=float), np.asarray(line.high, dtype=float),
                                   color=PAINT[line.paint], alpha=0.16, linewidth=0)  # fmt: skip
         plot.set_xlabel(along)
+        if log:
+            plot.set_xscale("log")
         if ticks is None:
-            plot.locator_params(axis="x", nbins=5)
+            if not log:
+                plot.locator_params(axis="x", nbins=5)
             plot.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else f"{value:g}")
         else:
             plot.set_xticks(range(len(ticks)), list(ticks))
@@ -104,6 +108,8 @@ def cloud(points: np.ndarray, groups: np.ndarray, names: Sequence[str], *, alt: 
     shown = sorted(known[np.argsort(-counts, kind="stable")][:10].tolist())
     with axes(height=WIDTH * 0.86) as (figure, plot):
         plot.set_axis_off()
+        figure.set_layout_engine("none")  # nothing stands outside: the points may fill the figure
+        plot.set_position([0.01, 0.01, 0.98, 0.98])
         rest = ~np.isin(groups, shown)
         if rest.any():
             plot.plot(*points[rest].T, linestyle="", marker=".", markersize=4, color=PAINT["axis"])
@@ -113,10 +119,25 @@ def cloud(points: np.ndarray, groups: np.ndarray, names: Sequence[str], *, alt: 
             mine = points[groups == group]
             plot.plot(*mine.T, linestyle="", marker=mark, markersize=4.2, color=colour, markerfacecolor=fill,
                       markeredgewidth=0.9)  # fmt: skip
-        for group in shown if marks else ():
-            x, y = np.median(points[groups == group], axis=0)
-            plot.text(x, y, names[group], ha="center", va="center", fontsize=12, fontweight="bold", gid="halo")
+        centres = [np.median(points[groups == group], axis=0) for group in shown] if marks else []
+        for group, (x, y) in zip(shown, _apart(centres, points)):
+            plot.text(x, y, names[group], ha="center", va="center", fontsize=13, fontweight="bold", gid="halo")
         return svg(figure, alt)
+
+
+def _apart(places: Sequence[np.ndarray], points: np.ndarray) -> list[np.ndarray]:
+    """Places of labels, moved away from each other where they would overlap."""
+    room = 0.055 * np.ptp(points, axis=0).max()
+    moved = [np.array(place, dtype=float) for place in places]
+    for _ in range(60):
+        for a in range(len(moved)):
+            for b in range(a):
+                between = moved[a] - moved[b]
+                away = float(np.hypot(*between))
+                if away < room:
+                    push = (between / away if away else np.array([0.0, 1.0])) * (room - away) / 2
+                    moved[a], moved[b] = moved[a] + push, moved[b] - push
+    return moved
 
 
 def _end_labels(figure: Any, plot: Any, lines: Sequence[Line]) -> None:

@@ -14,16 +14,17 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anymask.engine import Model, Step
+from anymask.engine import Model, Step, Tokens
 
 
 class Panel(NamedTuple):
     """A few samples in one state, all of the same model's tokens."""
 
     name: str
-    content: Tensor  # (B, N, D) or (B, N) as the tokenizer gives it
+    content: Tensor  # (B, N, D) or (B, N) as the tokenizer gives it, NaN for tokens that are not valid
     shown: Tensor | None = None  # (B, N) False = hidden, drawn as such; None = all are shown
     values: Tensor | None = None  # (B, N) a number for each token, drawn over the content
+    predicted: Tensor | None = None  # (B, N) True = a prediction of the first panel's token in this place
 
 
 class Drawing(NamedTuple):
@@ -63,23 +64,51 @@ def renderer_of(model: Model) -> Renderer | None:
     return None if named is None else named(model)
 
 
+def stream_of(model: Model) -> str:
+    """The stream that is drawn: that of the tokenizer's `field`, or else its first one."""
+    field = getattr(model.tokenizer, "field", None)
+    return field if field in model.tokenizer.streams else next(iter(model.tokenizer.streams))
+
+
+def marked(tokens: Tokens, stream: str) -> Tensor:
+    """Content of a stream (B, N, D) or (B, N) float32, NaN for tokens that are not valid."""
+    x = tokens.x[stream].float()
+    if tokens.valid is None:
+        return x
+    valid = tokens.valid[:, part_of(tokens, stream)]
+    return torch.where(valid if x.ndim == 2 else valid[..., None], x, torch.nan)
+
+
+def part_of(tokens: Tokens, stream: str) -> slice:
+    """Where a stream's tokens are among those of all streams, which lie one after another."""
+    start = 0
+    for name, x in tokens.x.items():
+        if name == stream:
+            return slice(start, start + x.shape[1])
+        start += x.shape[1]
+    raise KeyError(stream)
+
+
 def contents(model: Model, step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
     """Content (B, N, D), which of it is visible (B, N), and predictions (B, N, D) with where they are (B, N); None in
     their place where the target is not the content.
 
-    With several masks for a sample, the first one is taken. Of several streams, that of the tokenizer's `field`.
+    With several masks for a sample, the first one is taken. Of several streams, that of `stream_of`, without
+    predictions.
     """
-    content = step.tokens.x[model.tokenizer.field].float()
+    stream = stream_of(model)
+    content = marked(step.tokens, stream)
     b, n = content.shape[:2]
-    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)]
-    if not hasattr(model.target, "content"):
+    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, part_of(step.tokens, stream)]
+    if not hasattr(model.target, "content") or len(step.tokens.x) > 1:
         return content, visible, None
     rows = _first(step.mask.ask_of, b, content.device)
     pred = model.target.content(step)[rows]
     ask = step.mask.ask[rows] if step.mask.ask is not None else torch.arange(n, device=pred.device).expand(b, n)
     ok = step.mask.ask_ok[rows] if step.mask.ask_ok is not None else torch.ones_like(ask, dtype=torch.bool)
     known = torch.zeros_like(visible).scatter(1, ask, ok) & ~visible
-    return content, visible, (torch.zeros_like(content).scatter(1, ask[..., None].expand_as(pred), pred), known)
+    at = ask if pred.ndim == 2 else ask[..., None].expand_as(pred)
+    return content, visible, (torch.zeros_like(content).scatter(1, at, pred.to(content.dtype)), known)
 
 
 def filled(content: Tensor, predicted: Tensor, known: Tensor) -> Tensor:

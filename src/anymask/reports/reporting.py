@@ -12,7 +12,7 @@ import numpy as np
 
 import anymask
 from anymask.data import DataError
-from anymask.evaluation import evaluate
+from anymask.evaluation import EvaluateError, evaluate
 from anymask.run import Run, write_atomically
 from anymask.train.progress import duration
 
@@ -104,12 +104,12 @@ def finding(subjects: Sequence[Subject]) -> str:
     best = max(found, key=lambda letter: found[letter].ours.mean)
     first = found[best]
     name = next(s.name for s in subjects if s.letter == best)
-    others = ", ".join(f"{letter} {w.ours}" for letter, w in found.items() if letter != best)
+    others = ", ".join(f"{letter} {percent(w.ours)}" for letter, w in found.items() if letter != best)
     text = (
-        f"With {first.column}, a {first.probe} on the features of {best} ({name}) reaches {first.ours} % of the test "
-        f"samples, the most of {len(found)} runs; {others}"
+        f"With {first.column}, a {first.probe} on the features of {best} ({name}) reaches {percent(first.ours)}, the "
+        f"most of {len(found)} runs; {others}"
     )
-    return text + (f"; raw input {first.raw}." if first.raw else ".")
+    return text + (f"; raw input {percent(first.raw)}." if first.raw else ".")
 
 
 def _one(subject: Subject) -> str:
@@ -119,7 +119,7 @@ def _one(subject: Subject) -> str:
         if subject.loss is not None:
             words += f"; the loss went from {subject.loss[0]:.3g} to {subject.loss[1]:.3g}"
         return f"{words}. Nothing is recorded of what the features are worth."
-    words = f"With {worth.column}, a {worth.probe} on the frozen features reaches {worth.ours} %"
+    words = f"With {worth.column}, a {worth.probe} on the frozen features reaches {percent(worth.ours)}"
     against = []
     for name, other in (("raw input", worth.raw), ("the untrained encoder", worth.untrained)):
         if other is None:
@@ -128,6 +128,16 @@ def _one(subject: Subject) -> str:
         side = "above" if gain >= 0 else "below"
         against.append(f"{abs(gain):.1f} points {side} {name}{_overlap(worth.ours, other)}")
     return f"{words}, {' and '.join(against)}." if against else f"{words}."
+
+
+def percent(figure: Any) -> str:
+    """67.7 % (66.0 to 69.4)"""
+    mean, _, interval = str(figure).partition(" ")
+    return f"{mean} % {interval}".rstrip()
+
+
+def signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _overlap(a: Any, b: Any) -> str:
@@ -165,11 +175,11 @@ def _key(subject: Subject) -> list[tuple[str, str, str]]:
     worth = headline(subject)
     if worth is not None:
         low, high = worth.ours.low, worth.ours.high
-        spread = "" if low is None else f"{low:.1f} to {high:.1f}; 95 % interval"
+        spread = "" if low is None else f"95 % interval {low:.1f} to {high:.1f}"
         facts.append((f"{worth.ours.mean:.1f} %", f"{worth.probe}, {worth.column}", spread))
         for name, other in (("raw input", worth.raw), ("untrained encoder", worth.untrained)):
             if other is not None:
-                gain = f"{worth.ours.mean - other.mean:+.1f}"
+                gain = signed(worth.ours.mean - other.mean)
                 facts.append((gain, f"points against {name}", f"which has {other.mean:.1f} %"))
     rank = subject.kept.get("rank")
     if rank is not None and np.isfinite(rank).all():
@@ -183,10 +193,12 @@ def _key(subject: Subject) -> list[tuple[str, str, str]]:
 
 def _evaluate(subject: Subject, test: Any) -> None:
     """Fills in an evaluation that was not recorded, where the data have labels."""
-    if subject.evaluation is not None or subject.source is None or subject.source.labels is None:
+    if subject.evaluation is not None or subject.source is None:
+        return
+    if subject.source.labels is None:
+        subject.unmeasured = f"{subject.source.name} has no labels; name the column or file that holds them: --label"
         return
     try:
         subject.evaluation = evaluate(subject.run, subject.source, labels=(1, 5, 10), test=test, lenient=True)
-    except DataError as error:  # one class, or too few samples: the rest of the page needs no labels
-        subject.evaluation = None
-        subject.why = subject.why or str(error)
+    except (DataError, EvaluateError) as error:  # one class, or too few samples: the rest of the page needs no labels
+        subject.unmeasured = str(error)

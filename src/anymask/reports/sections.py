@@ -34,7 +34,13 @@ def series(n: int) -> dict[str, object]:
 
 
 def named(subject: Subject, subjects: Sequence[Subject]) -> str:
-    return f"{subject.letter} ({subject.name})" if len(subjects) > 1 else subject.name
+    """What begins a run's part of a caption: nothing where there is only one."""
+    return f"{subject.letter} ({subject.name}): " if len(subjects) > 1 else ""
+
+
+def sentence(words: Sequence[str]) -> str:
+    text = "; ".join(words)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def training(subjects: Sequence[Subject]) -> Section:
@@ -44,7 +50,7 @@ def training(subjects: Sequence[Subject]) -> Section:
 
 
 def _losses(subjects: Sequence[Subject]) -> str:
-    lines, words = [], []
+    lines, words, drawn = [], [], set[str]()
     for n, subject in enumerate(subjects):
         rows = subject.rows[:: max(1, len(subject.rows) // POINTS)]
         if not rows:
@@ -52,14 +58,22 @@ def _losses(subjects: Sequence[Subject]) -> str:
         steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
         lines.append(Line(label(subject, subjects), steps, losses, **series(n)))  # type: ignore[arg-type]
         assert subject.loss is not None
+        constant = subject.constant()
+        against = ""
+        if constant is not None:
+            against = f", {constant:.3g} for the best constant prediction"
+            if subject.goal not in drawn:
+                name = f"{label(subject, subjects)} constant".strip()
+                lines.append(Line(name, [steps[0], steps[-1]], [constant] * 2, paint="muted", dash=DASHES[2]))
+                drawn.add(subject.goal)
         words.append(
-            f"{named(subject, subjects)}: {subject.loss[0]:.3g} at the start, {subject.loss[1]:.3g} over the last "
-            f"tenth of {steps[-1]:,.0f} steps"
+            f"{named(subject, subjects)}{subject.loss[0]:.3g} at the start, {subject.loss[1]:.3g} over the last "
+            f"tenth of {steps[-1]:,.0f} steps{against}"
         )
     lacking = [s.name for s in subjects if not s.rows]
     if not lines:
         return page.missing("Loss", f"{', '.join(lacking)}: no metrics.csv in the folder; anymask pretrain writes it")
-    caption = "; ".join(words) + "."
+    caption = sentence(words)
     if len({s.goal for s in subjects}) > 1:
         caption += " The runs have different targets, so their losses do not compare."
     if lacking:
@@ -75,20 +89,20 @@ def _neighbours(subjects: Sequence[Subject]) -> str:
         if "neighbour" not in kept:
             continue
         y, raw = 100 * kept["neighbour"], 100 * float(kept["neighbour_raw"])
-        paint = series(n)
+        paint, spread = series(n), 1.96 * float((0.25 / kept["labelled"]) ** 0.5)
         lines.append(Line(label(subject, subjects) or "features", kept["step"], y, mark=MARKS[n % 6], **paint))  # type: ignore[arg-type]
         if n == 0 or subject.run.schema.fingerprint != subjects[0].run.schema.fingerprint:
             ends = [kept["step"][0], kept["step"][-1]]
             name = f"{label(subject, subjects)} raw".strip()
             lines.append(Line(name, ends, [raw, raw], paint="muted", dash=DASHES[2]))  # type: ignore[arg-type]
         words.append(
-            f"{named(subject, subjects)}: {y[0]:.1f} % before training, {y[-1]:.1f} % at the end, {raw:.1f} % for raw "
-            f"input, on {int(kept['labelled'])} training samples"
+            f"{named(subject, subjects)}{y[0]:.1f} % before training, {y[-1]:.1f} % at the end, {raw:.1f} % for raw "
+            f"input, on {int(kept['labelled'])} training samples (give or take {100 * spread:.0f} points)"
         )
     name = "Does the nearest sample have the same label?"
     if not lines:
         return page.missing(name, "The runs kept no such curve: their data have no labels, or they are older.")
-    caption = "; ".join(words) + ". Labels are only used to measure."
+    caption = sentence(words) + " Labels are only used to measure."
     plot = plots.curves(lines, what="nearest neighbour has the same label", along="step", percent=True,
                         alt=f"Line plot of neighbours with the same label by step. {caption}")  # fmt: skip
     return page.card(name, plot, caption)
@@ -103,11 +117,11 @@ def _ranks(subjects: Sequence[Subject]) -> str:
         rank = kept["rank"]
         name = label(subject, subjects)
         lines.append(Line(name, kept["step"], rank, mark=MARKS[n % 6], **series(n)))  # type: ignore[arg-type]
-        words.append(f"{named(subject, subjects)}: {rank[0]:.1f} before training, {rank[-1]:.1f} at the end, of "
+        words.append(f"{named(subject, subjects)}{rank[0]:.1f} before training, {rank[-1]:.1f} at the end, of "
                      f"{subject.run.size.width} dimensions")  # fmt: skip
     if not lines:
         return page.missing("Effective rank", "The runs kept no history.npz: they are older; train again to have it.")
-    caption = "; ".join(words) + ". A fall towards 1 is collapse."
+    caption = sentence(words) + " A fall towards 1 is collapse."
     alt = f"Line plot of the effective rank by step. {caption}"
     plot = plots.curves(lines, what="effective rank of the features", along="step", alt=alt)
     return page.card("Effective rank", plot, caption)
@@ -123,9 +137,13 @@ def few_labels(subjects: Sequence[Subject]) -> Section:
     for subject in subjects:
         name = title("Every figure", subject, subjects)
         if subject.evaluation is None:
+            name = title("No figures yet", subject, subjects)
             where = subject.run.folder
             why = f"Nothing is recorded of what the features of {subject.name} are worth. With labelled data: anymask "
-            shown.append(page.missing(name, f"{why}report {where} --source SOURCE.", wide=True))
+            why += f"report {where} --source SOURCE, with --label where labels are a column."
+            if subject.unmeasured:
+                why = f"The features of {subject.name} could not be measured: {subject.unmeasured}."
+            shown.append(page.missing(name, why, wide=True))
         else:
             body = page.table(subject.evaluation, f"Evaluation of {subject.name}")
             shown.append(page.card(name, body, subject.evaluation.title.capitalize() + ".", wide=True))
@@ -150,13 +168,13 @@ def _label_curve(subjects: Sequence[Subject], probe: str) -> str:
             there = [(ticks.index(c), cell) for c, cell in zip(columns, cells) if cell is not None]
             if not there or (features == UNTRAINED and several):
                 continue
-            paint = series(n)["paint"] if features == OURS else "c6" if features == UNTRAINED else "muted"
+            paint = series(n)["paint"] if features == OURS else "c5" if features == UNTRAINED else "muted"
             dash = {OURS: series(n)["dash"], RAW: DASHES[2], UNTRAINED: DASHES[1]}[features]
             y = [f.mean for _, f in there]
             low = [f.mean if f.low is None else f.low for _, f in there]
             high = [f.mean if f.high is None else f.high for _, f in there]
-            lines.append(Line(name, [x for x, _ in there], y, low, high, paint=str(paint), dash=dash,
-                              mark=MARKS[n % 6] if features == OURS else None))  # fmt: skip
+            mark = {OURS: MARKS[n % 6], RAW: None, UNTRAINED: "x"}[features]
+            lines.append(Line(name, [x for x, _ in there], y, low, high, paint=str(paint), dash=dash, mark=mark))
             figures = ", ".join(f"{f} with {columns[x]}" for x, f in there)
             words.append(f"{name} {figures}")
     caption = "Mean and 95 % interval over draws of the labelled samples."
@@ -195,7 +213,7 @@ def recipes(subjects: Sequence[Subject]) -> Section:
         made = Table(("stage", "value"), list(flatten(subject.run.recipe).items()))
         name = title("The whole pipeline", subject, subjects)
         caption = "Every argument, defaults included; auto is decided by size or data."
-        shown.append(page.card(name, page.table(made, name), caption, wide=len(subjects) == 1))
+        shown.append(page.details(name, page.table(made, name), caption))
     return Section("Recipe", "What was trained, and what sets it apart.", page.cards(*shown))
 
 
@@ -215,7 +233,7 @@ def settings(subjects: Sequence[Subject]) -> Section:
     names = dict.fromkeys(name for one in found for name in one)
     rows = [(name, *(one.get(name) for one in found)) for name in names]
     heads = [f"{s.letter} {s.name}" if len(subjects) > 1 else "value" for s in subjects]
-    body = page.card("Settings, data and versions", page.table(Table(("", *heads), rows), "Settings"), wide=True)
+    body = page.details("Settings, data and versions", page.table(Table(("", *heads), rows), "Settings"))
     return Section("Settings", "As resolved when the run began.", page.cards(body))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from . import page, plots
 from .page import Section
 from .plots import DASHES, MARKS, Line
 from .renderer import Panel, contents, filled
-from .sections import label, named, series, title
+from .sections import label, named, sentence, series, title
 from .subject import Missing, Subject
 
 NEAREST = 5
+BLOCKS = 4  # moments of training that are drawn where a drawing takes the width of a plot
 FEWEST_TSNE, FEWEST_PCA = 30, 3
 ORDINALS = ("nearest", "2nd", "3rd", "4th", "5th")
 
@@ -58,20 +60,27 @@ def _over_training(subject: Subject, name: str) -> str:
         if kept and not hasattr(subject.model.target, "content"):
             raise Missing(_no_content(subject))
         raise Missing(f"{subject.name} kept no history.npz; anymask pretrain writes it while it trains")
-    content, known = torch.from_numpy(kept["content"]).float(), torch.from_numpy(kept["known"])
-    visible = torch.from_numpy(kept["visible"])
+    few = subject.renderer.samples
+    content, known = torch.from_numpy(kept["content"][:few]).float(), torch.from_numpy(kept["known"][:few])
+    visible = torch.from_numpy(kept["visible"][:few])
     panels = [Panel("original", content), Panel("seen", content, visible)]
-    for step, predicted in zip(kept["step"].tolist(), kept["predicted"]):
-        made = filled(content, torch.from_numpy(predicted).float(), known)
-        panels.append(Panel(f"step {step:,}", made, visible | known))
-    few = _error(kept)
+    moments = list(zip(kept["step"].tolist(), kept["predicted"]))
+    for step, predicted in moments if subject.renderer.layout == "columns" else _spread(moments, BLOCKS):
+        made = filled(content, torch.from_numpy(predicted[:few]).float(), known)
+        panels.append(Panel(f"step {step:,}", made, visible | known, predicted=known))
+    errors = _error(kept)
     hidden = 1 - kept["visible"].mean()
     caption = (
         f"The same {len(content)} training {subject.renderer.noun} and masks ({hidden:.0%} hidden) at "
-        f"{len(few)} moments: mean squared error of the hidden content {few[0]:.2f} at the start, {few[-1]:.2f} at the "
-        f"end, in standardised units.{_borrowed(subject)}"
+        f"{len(panels) - 2} moments: mean squared error of the hidden content {errors[0]:.3g} at the start, "
+        f"{errors[-1]:.3g} at the end, in the tokenizer's units.{_borrowed(subject)}"
     )
     return drawn(subject, name, panels, caption)
+
+
+def _spread(moments: list[Any], count: int) -> list[Any]:
+    """The first, the last, and others between them."""
+    return [moments[n] for n in sorted({round(n * (len(moments) - 1) / (count - 1)) for n in range(count)})]
 
 
 def _error(kept: dict[str, np.ndarray]) -> list[float]:
@@ -90,10 +99,14 @@ def _over_ratios(subject: Subject, name: str) -> str:
         content, visible, made = contents(model, subject.step(model, few))
         assert made is not None
         panels = panels or [Panel("original", content)]
-        panels.append(Panel(f"{ratio:.0%} hidden", content, visible))
-        panels.append(Panel("made of it", filled(content, *made), visible | made[1]))
+        if subject.renderer.layout == "columns":
+            panels.append(Panel(f"{ratio:.0%} hidden", content, visible))
+            name_ = "made of it"
+        else:
+            name_ = f"{ratio:.0%} hidden"
+        panels.append(Panel(name_, filled(content, *made), visible | made[1], predicted=made[1]))
     caption = (
-        f"Trained at {subject.run.recipe.mask.defaults()['ratio']:.0%} and asked at other ratios, on random "
+        f"Trained with {subject.hidden():.0%} hidden, and asked with other shares, on random "
         f"{subject.renderer.noun} of {subject.source.name if subject.source else ''}.{_borrowed(subject)}"
     )
     return drawn(subject, name, panels, caption)
@@ -115,18 +128,19 @@ def _error_curve(subjects: Sequence[Subject]) -> str:
         try:
             errors = {ratio: subject.errors(model) for ratio, model in subject.ratios.items()}
         except Missing as error:
-            words.append(f"{named(subject, subjects)}: {error}")
+            words.append(f"{named(subject, subjects)}{error}")
             continue
         share = {ratio: 100 * e.model / e.constant for ratio, e in errors.items() if e.constant}
         if not share:
             continue
         x = [100 * ratio for ratio in share]
         lines.append(Line(label(subject, subjects), x, list(share.values()), mark=MARKS[n % 6], **series(n)))  # type: ignore[arg-type]
-        words.append(f"{named(subject, subjects)}: " + ", ".join(f"{s:.0f} % at {r:.0%}" for r, s in share.items()))
-    caption = "; ".join(words) + "."
+        said = [f"{s:.0f} % at {100 * r:.0f} % hidden" for r, s in share.items()]
+        words.append(named(subject, subjects) + ", ".join(said))
+    caption = sentence(words)
     if not lines:
         return page.missing(name, caption)
-    caption += " 100 % is the best constant prediction."
+    caption += " 100 % is what the best constant leaves."
     plot = plots.curves(lines, what="error left, % of the best constant's", along="hidden, %", percent=True,
                         alt=f"Line plot of the error left by mask ratio. {caption}")  # fmt: skip
     return page.card(name, plot, caption)
@@ -143,8 +157,13 @@ def masks(subjects: Sequence[Subject]) -> Section:
 def _draws(subject: Subject, name: str) -> str:
     content, visible = subject.masks()
     hidden = 1 - visible.float().mean(1)
-    panels = [Panel("original", content[:1])]
-    panels += [Panel(f"draw {n + 1}", content[:1], v[None]) for n, v in enumerate(visible)]
+    if subject.renderer.layout == "blocks":  # a drawing is wide: one holds them all
+        all_ = torch.ones_like(visible[:1])
+        panels = [Panel("one sample, and what each draw leaves", content[[0] * (len(visible) + 1)],
+                        torch.cat([all_, visible]))]  # fmt: skip
+    else:
+        panels = [Panel("original", content[:1])]
+        panels += [Panel(f"draw {n + 1}", content[:1], v[None]) for n, v in enumerate(visible)]
     part = subject.run.recipe.mask
     how = f"{hidden.min():.0%}" if hidden.min() == hidden.max() else f"{hidden.min():.0%} to {hidden.max():.0%}"
     tokens = visible.shape[1]
@@ -208,14 +227,14 @@ def _spectrum(subjects: Sequence[Subject]) -> str:
                 lines.append(Line(name, range(1, len(total) + 1), total, **look))  # type: ignore[arg-type]
             ranks.append((watch.diversity(x).rank, int(np.searchsorted(total, 90) + 1)))
         words.append(
-            f"{named(subject, subjects)}: effective rank {ranks[0][0]:.1f} ({ranks[1][0]:.1f} before training), 90 % "
+            f"{named(subject, subjects)}effective rank {ranks[0][0]:.1f} ({ranks[1][0]:.1f} before training), 90 % "
             f"of the variance in {ranks[0][1]} of {subject.trained[0].shape[1]} directions ({ranks[1][1]})"
         )
     if not lines:
         return page.missing("Spectrum", f"{subjects[0].why[:1].upper()}{subjects[0].why[1:]}.")
-    caption = "; ".join(words) + "."
-    plot = plots.curves(lines, what="variance held by the first directions", along="directions", percent=True,
-                        alt=f"Line plot of the cumulative variance by principal direction. {caption}")  # fmt: skip
+    caption = sentence(words)
+    plot = plots.curves(lines, what="variance held by the first directions", along="directions, on a logarithmic scale",
+                        percent=True, log=True, alt=f"Line plot of the cumulative variance by principal direction. {caption}")  # fmt: skip
     return page.card("Spectrum", plot, caption)
 
 

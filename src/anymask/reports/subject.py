@@ -15,14 +15,14 @@ from torch import Tensor
 from anymask import keyed
 from anymask.compare import flatten
 from anymask.data import DataError, Source, infer_schema, open_source
-from anymask.engine import Model, Step, take
+from anymask.engine import Model, Step
 from anymask.errors import AnymaskError
 from anymask.recipe import RecipeError
 from anymask.run import EVALUATION, Run
 from anymask.table import Table
 from anymask.train import history, measure, metrics, planning, watch
 
-from .renderer import Renderer, contents, renderer_of
+from .renderer import Renderer, contents, marked, part_of, renderer_of, stream_of
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 DRAWS = 8  # masks of one sample
@@ -44,6 +44,7 @@ class Subject:
     name: str
     source: Source | None = None
     why: str = ""
+    unmeasured: str = ""  # why there is no evaluation, where one was tried
     samples: int = 600
     seed: int = 0
     evaluation: Table | None = None
@@ -144,8 +145,8 @@ class Subject:
 
     @cached_property
     def content(self) -> Tensor:
-        """(n, N, D) the tokens of all samples of the batch."""
-        return self.model.tokenizer(self.batch).x[self.model.tokenizer.field]
+        """(n, N, D) the tokens of all samples of the batch, NaN where not valid."""
+        return marked(self.model.tokenizer(self.batch), stream_of(self.model))
 
     def step(self, model: Model | None = None, batch: dict[str, Tensor] | None = None) -> Step:
         """A whole step without learning."""
@@ -159,13 +160,14 @@ class Subject:
         one["key"] = keyed.keys(self.seed, 0, torch.arange(DRAWS))
         with watch.evaluating(self.model):
             step = self.model.hide(one)
-        first = torch.arange(DRAWS) if step.mask.keep_of is None else None
-        visible = step.mask.visible if first is not None else contents(self.model, self.step(batch=one))[1]
-        return step.tokens.x[self.model.tokenizer.field], visible
+        stream = stream_of(self.model)
+        if step.mask.keep_of is None:
+            return marked(step.tokens, stream), step.mask.visible[:, part_of(step.tokens, stream)]
+        return contents(self.model, self.step(batch=one))[:2]
 
     @cached_property
     def ratios(self) -> dict[float, Model]:
-        """The model with other mask ratios; the recipe's own is among them."""
+        """The model with other mask ratios, by the share that they hide; the recipe's own is among them."""
         part = self.run.recipe.mask
         own = getattr(part, "defaults", dict)().get("ratio")
         if not isinstance(own, (int, float)):
@@ -173,19 +175,32 @@ class Subject:
         made = {}
         for ratio in sorted({*RATIOS, round(float(own), 4)}):
             try:
-                made[ratio] = replace(self.run, recipe=self.run.recipe.but({"mask.ratio": ratio})).model()
+                model = replace(self.run, recipe=self.run.recipe.but({"mask.ratio": ratio})).model()
             except RecipeError:  # a ratio that does not fit the mask's other arguments is not drawn
                 continue
+            made.setdefault(self.hidden(model), model)
         return made
+
+    def hidden(self, model: Model | None = None) -> float:
+        """The share of tokens that is really hidden: a mask may keep some whatever its ratio says."""
+        model = model or self.model
+        batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
+        with watch.evaluating(model):
+            step = model.hide(batch)
+        return round(1 - step.mask.visible.float().mean().item(), 2)
 
     def errors(self, model: Model) -> watch.Errors:
         """Errors of the model and of the best constant on the first samples of the batch."""
         batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
         return watch.compare(model, self.step(model, batch))
 
-    def asked(self, x: Tensor, step: Step) -> Tensor:
-        """What the step asks for."""
-        return take(x, step.mask.ask, step.mask.ask_of)
+    def constant(self) -> float | None:
+        """What the training loss would be if the best constant were predicted, on the first samples of the batch; None
+        where there are no data, or no such constant."""
+        if self.source is None:
+            return None
+        batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
+        return watch.constant_loss(self.model, self.step(batch=batch))
 
 
 def open_subjects(

@@ -2,9 +2,9 @@
 
 step (T,) with effective rank and spread of the features (T,); `neighbour` (T,), where there are labels: the share of
 `labelled` training samples whose nearest other one (by the cosine of the features) has the same label, and
-`neighbour_raw`, the same by raw input; content (S, N, D) of the fixed samples as tokens, which of it is `visible`
-(S, N), `predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the target is the
-content. Masks and samples are the same at all moments.
+`neighbour_raw`, the same by raw input; content (S, N, D) of the fixed samples as tokens, NaN where not valid, which
+of it is `visible` (S, N), `predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the
+target is the content. Masks and samples are the same at all moments.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ NAME = "history.npz"
 MOMENTS = 8  # with those of the start and the end, closer at the start, where more changes
 SAMPLES = 4  # whose predictions are kept; fewer where they would take more than `BYTES`
 BYTES = 2**22
-LABELLED = 512  # samples that the features are judged on; no more than `SHARE` of what the run trains on
-SHARE = 0.02
+LABELLED, ENOUGH = 512, 96  # samples that the features are judged on: at most, and at least where there are as many
+SHARE = 0.02  # between them, of what the run trains on
 CHUNK = 64
 
 
@@ -42,7 +42,7 @@ def moments(steps: int) -> list[int]:
 def fixed_batch(source: Any, schema: Schema, *, trained_on: int) -> dict[str, Tensor]:
     """A random choice of samples (the first ones of a stream), the same for every run on this source; `trained_on` is
     how many samples the run goes through."""
-    most = int(min(LABELLED, max(watch.FEWEST, SHARE * trained_on / MOMENTS)))
+    most = int(min(LABELLED, max(ENOUGH, SHARE * trained_on / MOMENTS)))
     if isinstance(source, Source):
         source = source.subset(np.random.default_rng(0).permutation(len(source))[:most])
     return first_batch(source, schema, most)

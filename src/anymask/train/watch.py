@@ -148,6 +148,19 @@ def compare(model: Model, step: Step) -> Errors:
     return Errors(ours, constants)
 
 
+def constant_loss(model: Model, step: Step) -> float | None:
+    """The training loss, added losses aside, if each head predicted the best constant; None where one has none."""
+    errors = {}
+    for name, error in step.error.items():
+        ok = scored(step, model.target.heads[name])
+        ok = torch.ones_like(error, dtype=torch.bool) if ok is None else ok
+        best = _constant(model.losses[name], step.pred[name], step.goal[name], ok)
+        if best is None:
+            return None
+        errors[name] = torch.full_like(error, best)
+    return model.total(step._replace(error=errors, aux={})).item() if errors else None
+
+
 def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> float | None:
     """Mean error over scored tokens of the best of a few constants; None where nothing is scored."""
     if not ok.any():
