@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 from html.parser import HTMLParser
 from importlib.resources import files
 
@@ -10,8 +11,10 @@ import pytest
 from train_tools import images, run
 
 from anymask.data import SchemaError
-from anymask.reports import ReportError, compare_runs, report
+from anymask.reports import ReportError, compare_runs, page, report
+from anymask.reports.reporting import percent
 from anymask.run import RunError
+from anymask.table import Figure
 from anymask.train import metrics
 
 ON = {"c1", "c2", "c3", "c4", "c5", "c6", "ink", "muted", "accent"}  # written as text
@@ -122,3 +125,43 @@ def test_comparing_names_what_differs(trained, tmp_path):
     assert list(table.columns[1:]) == ["one", "two"]
     assert ("mask.ratio *", "0.75", "0.5") in [tuple(row) for row in table.rows]
     assert any("two has no recorded evaluation" in note for note in table.notes)
+
+
+def test_a_run_without_its_records_says_which_command_supplies_them(trained, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(trained[0].folder, bare)
+    for name in ("metrics.csv", "history.npz", "evaluation.json"):
+        (bare / name).unlink()
+    text = report(bare, out=tmp_path / "r.html").read_text()
+    assert "no metrics.csv in the folder; anymask pretrain writes it" in text
+    assert "kept no history.npz; anymask pretrain writes it while it trains" in text
+    assert f"anymask report {bare} --source SOURCE" in text
+
+
+def test_labels_that_cannot_be_measured_with_are_said(trained, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(trained[0].folder, bare)
+    (bare / "evaluation.json").unlink()
+    one = report(bare, (images(), np.zeros(40, dtype=int)), tmp_path / "one.html").read_text()
+    assert re.search(r"The features of bare could not be measured: [^<]*class", one)
+    none = report(bare, images(), tmp_path / "none.html").read_text()
+    assert "has no labels; name the column or file that holds them: --label" in none
+
+
+def test_runs_of_different_kinds_stand_side_by_side(trained, tmp_path):
+    cells = np.random.default_rng(0).normal(size=(40, 5))
+    table = run(tmp_path / "table", cells, steps=4)
+    text = report([trained[0], table], out=tmp_path / "r.html").read_text()
+    assert "2 runs side by side" in text and "different targets, so their losses do not compare" in text
+    assert "trained on an object in memory" in text
+
+
+def test_a_card_is_never_left_beside_one_that_is_missing():
+    full, lacking = page.card("a", ""), page.missing("b", "c")
+    assert page.cards(full, lacking, full).count('class="cards') == 2
+    assert 'class="cards n2"' in page.cards(full, lacking, full)
+
+
+def test_interval_follows_the_percentage():
+    assert percent(Figure(67.66, 66.0, 69.4)) == "67.7 % (66.0 to 69.4)"
+    assert percent(Figure(67.66)) == "67.7 %"

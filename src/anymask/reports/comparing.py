@@ -119,7 +119,7 @@ def _differences(subjects: Sequence[Subject]) -> list[tuple[str, list[Any]]]:
     """Settings and arguments in which the runs differ."""
     flat = [_settings(s) for s in subjects]
     paths = dict.fromkeys(path for one in flat for path in one)
-    rows = [(path, [one.get(path, "-") for one in flat]) for path in paths]
+    rows = [(path, [one.get(path, "–") for one in flat]) for path in paths]
     return [(path, cells) for path, cells in rows if len(set(cells)) > 1]
 
 
@@ -127,7 +127,8 @@ def _settings(subject: Subject) -> dict[str, str]:
     run = subject.run
     settings = {k: v for k, v in run.settings.items() if k not in (*SAYS_ITSELF, *UNLIKE)}
     sizes = {f"size.{name}": value for name, value in run.size._asdict().items()}
-    return {name: str(value) for name, value in {**settings, **sizes, **flatten(run.recipe)}.items()}
+    every = {**settings, **sizes, **flatten(run.recipe)}
+    return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in every.items()}
 
 
 def _count(value: Any) -> str | None:

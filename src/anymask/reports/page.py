@@ -50,11 +50,14 @@ def details(title: str, body: str, caption: str = "") -> str:
 
 def cards(*each: str) -> str:
     """Cards in rows. Those that stand beside each other get a grid of their own, which knows how many they are, so that
-    none is left alone in a row of holes."""
+    none is left alone in a row of holes; those that say what is missing come after them."""
     made = []
     for wide, some in itertools.groupby(each, key=lambda card: 'class="card wide' in card[:40]):
         group = list(some)
-        made.append(f'<div class="cards{"" if wide else f" n{min(len(group), 4)}"}">{"".join(group)}</div>')
+        lacking = [] if wide else [card for card in group if 'class="card missing"' in card[:40]]
+        there = [card for card in group if card not in lacking]
+        made += [f'<div class="cards{"" if wide else f" n{min(len(there), 4)}"}">{"".join(there)}</div>'] * bool(there)
+        made += [f'<div class="cards">{"".join(lacking)}</div>'] * bool(lacking)
     return "".join(made)
 
 

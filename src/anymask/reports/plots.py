@@ -44,7 +44,7 @@ def axes(*, width: float = WIDTH, height: float = HEIGHT, what: str = "", **more
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "text.parse_math": False,
         "font.size": 12.0,

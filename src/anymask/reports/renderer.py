@@ -66,7 +66,7 @@ def renderer_of(model: Model) -> Renderer | None:
 
 def stream_of(model: Model) -> str:
     """The stream that is drawn: that of the tokenizer's `field`, or else its first one."""
-    field = getattr(model.tokenizer, "field", None)
+    field: Any = getattr(model.tokenizer, "field", None)
     return field if field in model.tokenizer.streams else next(iter(model.tokenizer.streams))
 
 

@@ -201,7 +201,7 @@ def recipes(subjects: Sequence[Subject]) -> Section:
             shown.append(page.missing(title("Against its parent", subject, subjects), why))
         else:
             rows = diff(recipe.parent, recipe)
-            made = Table(("stage", recipe.parent.slug, recipe.slug), rows)
+            made = Table(("stage", recipe.parent.slug, recipe.slug), [*rows])
             body = page.table(made, f"Differences of {recipe.slug} from {recipe.parent.slug}")
             name = title(f"Against its parent, {recipe.parent.slug}", subject, subjects)
             shown.append(page.card(name, body, f"{recipe.name} ({recipe.paper}). {recipe.summary}", wide=True))
@@ -224,7 +224,7 @@ def _changed(subject: Subject) -> Table | None:
     except RecipeError:  # a user's own, which lives in a file
         return None
     rows = diff(published, subject.run.recipe)
-    return Table(("stage", published.slug, "this run"), rows) if rows else None
+    return Table(("stage", published.slug, "this run"), [*rows]) if rows else None
 
 
 def settings(subjects: Sequence[Subject]) -> Section:
@@ -233,7 +233,7 @@ def settings(subjects: Sequence[Subject]) -> Section:
     names = dict.fromkeys(name for one in found for name in one)
     rows = [(name, *(one.get(name) for one in found)) for name in names]
     heads = [f"{s.letter} {s.name}" if len(subjects) > 1 else "value" for s in subjects]
-    body = page.details("Settings, data and versions", page.table(Table(("", *heads), rows), "Settings"))
+    body = page.details("Settings, data and versions", page.table(Table(("", *heads), [*rows]), "Settings"))
     return Section("Settings", "As resolved when the run began.", page.cards(body))
 
 

@@ -233,8 +233,10 @@ def _spectrum(subjects: Sequence[Subject]) -> str:
     if not lines:
         return page.missing("Spectrum", f"{subjects[0].why[:1].upper()}{subjects[0].why[1:]}.")
     caption = sentence(words)
-    plot = plots.curves(lines, what="variance held by the first directions", along="directions, on a logarithmic scale",
-                        percent=True, log=True, alt=f"Line plot of the cumulative variance by principal direction. {caption}")  # fmt: skip
+    alt = f"Line plot of the cumulative variance by principal direction. {caption}"
+    along = "directions, on a logarithmic scale"
+    what = "variance held by the first directions"
+    plot = plots.curves(lines, what=what, along=along, percent=True, log=True, alt=alt)
     return page.card("Spectrum", plot, caption)
 
 

@@ -17,7 +17,7 @@ from anymask.compare import flatten
 from anymask.data import DataError, Source, infer_schema, open_source
 from anymask.engine import Model, Step
 from anymask.errors import AnymaskError
-from anymask.recipe import RecipeError
+from anymask.recipe import P, RecipeError
 from anymask.run import EVALUATION, Run
 from anymask.table import Table
 from anymask.train import history, measure, metrics, planning, watch
@@ -169,10 +169,10 @@ class Subject:
     def ratios(self) -> dict[float, Model]:
         """The model with other mask ratios, by the share that they hide; the recipe's own is among them."""
         part = self.run.recipe.mask
-        own = getattr(part, "defaults", dict)().get("ratio")
+        own = (part.defaults() if isinstance(part, P) else {}).get("ratio")
         if not isinstance(own, (int, float)):
             raise Missing(f"the mask {getattr(part, 'part', part)!r} has no ratio that could be varied")
-        made = {}
+        made: dict[float, Model] = {}
         for ratio in sorted({*RATIOS, round(float(own), 4)}):
             try:
                 model = replace(self.run, recipe=self.run.recipe.but({"mask.ratio": ratio})).model()

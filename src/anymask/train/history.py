@@ -83,11 +83,12 @@ class History:
         if label is None or len(label[label >= 0].unique()) < 2 or len(label) <= watch.FEWEST:
             return
         known = label >= 0
-        self.kept["labelled"] = np.int64(known.sum().item())
+        self.kept["labelled"] = np.asarray(known.sum().item())
         if "neighbour_raw" not in self.kept:
             tokens = [model.tokenizer(chunk) for chunk in chunks]
             raw = torch.cat([torch.cat([s.float().flatten(1) for s in t.x.values()], 1) for t in tokens])
-            self.kept["neighbour_raw"] = np.float32(neighbours_agree(raw.nan_to_num()[known], label[known]))
+            agreed = neighbours_agree(raw.nan_to_num()[known], label[known])
+            self.kept["neighbour_raw"] = np.asarray(agreed, dtype=np.float32)
         self._add("neighbour", np.float32(neighbours_agree(x[known], label[known])))
 
     def _predictions(self, model: Model, batch: dict[str, Tensor]) -> None:
