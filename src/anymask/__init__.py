@@ -32,6 +32,8 @@ _HOME = {
     "Recipe": "anymask.recipe",
     "find": "anymask.recipe",
     "diff": "anymask.compare",
+    "report": "anymask.reports",
+    "compare_runs": "anymask.reports",
     "open_source": "anymask.data",
     "infer_schema": "anymask.data",
     "AnymaskError": "anymask.errors",

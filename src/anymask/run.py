@@ -4,6 +4,8 @@ run.json              resolved recipe, size, schema, settings (also what `auto` 
 model.safetensors     weights of the whole model at the last save
 encoder.safetensors   tokenizer, stem and encoder alone
 state.safetensors     the whole training state, to go on from (see train/state.py)
+history.npz           what it made of a few fixed samples at some moments (see train/history.py)
+evaluation.json       the table of the probe after training
 metrics.csv, pictures/, stages/<name>/ (a run folder for each earlier stage)
 """
 
@@ -26,6 +28,7 @@ from anymask.errors import AnymaskError
 from anymask.recipe import Recipe, Size
 
 FORMAT = 1
+EVALUATION = "evaluation.json"
 ENCODER_PARTS = ("tokenizer", "stem", "encoder")
 
 
@@ -161,6 +164,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def sweep(folder: Path) -> None:
     """Removes what killed processes left half written in a run folder."""
-    for name in ("run.json", "model.safetensors", "encoder.safetensors", "state.safetensors", "metrics.csv"):
+    names = ("run.json", "model.safetensors", "encoder.safetensors", "state.safetensors", "metrics.csv", "history.npz")
+    for name in (*names, EVALUATION):
         for part in folder.glob(f".{name}.*"):
             part.unlink(missing_ok=True)

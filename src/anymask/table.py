@@ -80,6 +80,12 @@ class Table:
         rows = [[cell.to_json() if isinstance(cell, Figure) else cell for cell in row] for row in self.rows]
         return {"title": self.title, "columns": list(self.columns), "rows": rows, "notes": list(self.notes)}
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Table:
+        """A table from `to_json`."""
+        rows = [[Figure(**cell) if isinstance(cell, dict) else cell for cell in row] for row in data["rows"]]
+        return cls(tuple(data["columns"]), [*rows], title=data["title"], notes=list(data["notes"]))
+
     def to_csv(self) -> str:
         """With a line of column names; a Figure is written as its mean."""
         out = io.StringIO()

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import math
 import shutil
 import subprocess
@@ -17,7 +18,10 @@ from train_tools import SIZE, images, run
 from anymask.contract.data import example_schema
 from anymask.data import DataError, infer_schema, open_source
 from anymask.recipe import P, RecipeError, find
+from anymask.reports.images import Images
+from anymask.reports.renderer import contents
 from anymask.run import save_tensors
+from anymask.table import Table
 from anymask.train import (
     StateError,
     TrainError,
@@ -314,20 +318,20 @@ def test_a_picture_shows_what_it_says():
     model, batch = model_of(**{"target.normalise": False})
     with watch.evaluating(model):
         step = model(batch)
-        content, shown, (predicted, known) = pictures._contents(model, step)
+        content, shown, (predicted, known) = contents(model, step)
     assert torch.equal(shown, step.mask.visible) and torch.equal(known, ~step.mask.visible)
     index = step.mask.ask[0]
     assert torch.equal(predicted[0, index], step.pred["pixels"][0])
-    raw = pictures._images(model, content)
+    raw = Images(model).pixels(content)
     torch.testing.assert_close(raw, batch["image"].float(), atol=1e-3, rtol=0)
-    hidden = pictures._masked(model, content, shown)
+    hidden = Images(model).masked(content, shown)
     assert hidden.isnan().float().mean() == pytest.approx((~shown).float().mean())
 
 
 def test_captions():
     model, batch = model_of(images(channels=5), "crossmae")
     step = model(batch)
-    _, shown, made = pictures._contents(model, step)
+    _, shown, made = contents(model, step)
     lines = " ".join(pictures._caption(model, shown, 5, made))
     assert "borrows the mean" in lines and "channels 1 to 3 of 5" in lines and "not asked for" in lines
 
@@ -387,14 +391,15 @@ def test_small_images_are_not_augmented():
 
 
 def test_probe_reports_duplicates(tmp_path, monkeypatch):
-    asked = {}
-    fake = types.SimpleNamespace(evaluate=lambda run, source, **options: asked.update(options) or "table")
+    asked, made_up = {}, Table(("features",), [("raw input",)])
+    fake = types.SimpleNamespace(evaluate=lambda run, source, **options: asked.update(options) or made_up)
     monkeypatch.setitem(sys.modules, "anymask.evaluation", fake)
     x, y = images(), np.arange(40) % 2
     made = run(tmp_path / "a", (x, y), steps=1, probe_labels=(1, "all"))
     assert asked == {"labels": (1, "all"), "test": None, "lenient": True}
     said = []
-    assert probe(made, open_source((x, y)), test=(x[:10], y[:10]), say=said.append) == "table"
+    assert probe(made, open_source((x, y)), test=(x[:10], y[:10]), say=said.append) is made_up
+    assert json.loads((made.folder / "evaluation.json").read_text())["rows"] == [["raw input"]]
     assert "100.0% of the test samples" in said[0]
 
 

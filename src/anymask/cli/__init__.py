@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from anymask.cli import recipes, training, using
+from anymask.cli import recipes, report, training, using
 
 
 class Commands(click.Group):
@@ -43,6 +43,6 @@ def main() -> None:
 for command in (
     training.pretrain, training.describe, using.evaluate, using.embed, using.finetune, using.predict,
     using.reconstruct, using.export, recipes.recipes, recipes.show, recipes.diff, recipes.new, recipes.check,
-    recipes.verify, recipes.evidence,
+    recipes.verify, recipes.evidence, report.report, report.compare,
 ):  # fmt: skip
     main.add_command(command)

@@ -103,6 +103,7 @@ class Cells(Part):
     """
 
     takes = "table"
+    renderer = "anymask.reports.tables:Rows"
 
     def __init__(self, model: Model, *, standardise: bool = True, field: str = "table"):
         super().__init__(model)

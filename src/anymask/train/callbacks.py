@@ -14,6 +14,7 @@ from torch import Tensor
 from anymask.run import Run, RunError
 
 from . import metrics, pictures, state
+from .history import History
 from .module import StateFile, Training
 from .progress import Progress
 from .stop import StopSignal
@@ -96,10 +97,12 @@ def facts(row: dict[str, float]) -> str:
 
 
 class Observer(AtSteps):
-    """Checks the health and draws pictures, on the first process."""
+    """Checks the health, draws pictures and keeps the history, on the first process."""
 
-    def __init__(self, run: Run, watch: Watch, progress: Progress, batch: dict[str, Tensor]) -> None:
-        self.run, self.watch, self.progress, self.batch = run, watch, progress, batch
+    def __init__(
+        self, run: Run, watch: Watch, progress: Progress, batch: dict[str, Tensor], history: History
+    ) -> None:
+        self.run, self.watch, self.progress, self.batch, self.history = run, watch, progress, batch, history
         steps = run.settings["steps"]
         self.checks = {round(steps * n / CHECKS) for n in range(CHECKS + 1)}
         self.drawn = {round(steps * n / (PICTURES - 1)) for n in range(PICTURES)}
@@ -119,6 +122,7 @@ class Observer(AtSteps):
             few = {name: tensor[: pictures.SAMPLES] for name, tensor in batch.items()}
             folder = self.run.folder / "pictures"
             pictures.save(pictures.picture(module.model, few), folder / f"step_{step:07d}.png")
+        self.history.after(module.model, step)
 
     def state_dict(self) -> dict[str, Any]:
         return self.watch.state_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import platform
 import shlex
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ from anymask.compare import diff
 from anymask.data import Schema, Source, duplicates_across, infer_schema, open_source, training_loader
 from anymask.errors import AnymaskError
 from anymask.recipe import USER_MODULE, Recipe, Size, find
-from anymask.run import Run, sweep
+from anymask.run import EVALUATION, Run, sweep, write_atomically
 
-from . import folder, planning, state
+from . import folder, history, planning, state
 from .errors import Interrupted, TrainError
 from .loggers import check_loggers, make_loggers
 from .measure import first_batch
@@ -135,7 +136,9 @@ def pretrain(
     _train(run, data, talk, options, top=run.folder)
     if probe_labels and data.labels is not None:
         try:
-            talk.say(str(probe(run, data, labels=probe_labels, test=test, say=talk.warn)))
+            table = probe(run, data, labels=probe_labels, test=test, say=talk.warn)
+            write_atomically(run.folder / EVALUATION, json.dumps(table.to_json(), indent=1).encode())
+            talk.say(str(table))
         except AnymaskError as error:  # the run itself is done and saved
             talk.warn(f"no probe: {error}")
     return run
@@ -285,9 +288,12 @@ def _fit(run: Run, data: Any, talk: Progress, options: dict[str, Any], at: int, 
     with StopSignal() as signal:
         saver = Saver(run, file, signal, talk, minutes=options["save_minutes"])
         batch = first_batch(data, schema, PROBE)
+        seen = settings["steps"] * settings["batch_size"] * settings["accumulate"] * settings["devices"]
+        kept = history.fixed_batch(data, schema, trained_on=seen)
+        kept_in = history.History(run.folder / history.NAME, kept, steps=settings["steps"], step=at)
         trainer = make_trainer(
             settings,
-            callbacks=[Recorder(run, talk, watch), Observer(run, watch, talk, batch), saver],
+            callbacks=[Recorder(run, talk, watch), Observer(run, watch, talk, batch, kept_in), saver],
             plugins=[file],
             logger=make_loggers(options["loggers"], run.folder) or False,
             default_root_dir=run.folder,

@@ -148,8 +148,27 @@ def compare(model: Model, step: Step) -> Errors:
     return Errors(ours, constants)
 
 
+def constant_loss(model: Model, step: Step) -> float | None:
+    """The training loss, added losses aside, if each head predicted the best constant; None where one has none."""
+    errors = {}
+    for name, error in step.error.items():
+        ok = scored(step, model.target.heads[name])
+        ok = torch.ones_like(error, dtype=torch.bool) if ok is None else ok
+        best = _constant_errors(model.losses[name], step.pred[name], step.goal[name], ok)
+        if best is None:
+            return None
+        errors[name] = best
+    return model.total(step._replace(error=errors, aux={})).item() if errors else None
+
+
 def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> float | None:
     """Mean error over scored tokens of the best of a few constants; None where nothing is scored."""
+    errors = _constant_errors(loss, pred, goal, ok)
+    return None if errors is None else errors[ok].mean().item()
+
+
+def _constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> Tensor | None:
+    """Error of each token (Q, M) by the best, over scored tokens, of a few constants; None where nothing is scored."""
     if not ok.any():
         return None
     chosen = goal[ok]  # T D, or T
@@ -160,7 +179,7 @@ def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> float | None
         constants = [torch.log((counts + 1e-6) / counts.sum())]
     else:
         return None
-    return min(loss(c.expand(pred.shape), goal)[ok].mean().item() for c in constants)
+    return min((loss(c.expand(pred.shape), goal) for c in constants), key=lambda error: error[ok].mean().item())
 
 
 @contextmanager

@@ -1,0 +1,124 @@
+"""What a modality adds so that its samples can be seen: a renderer, named beside its tokenizer.
+
+A tokenizer says `renderer = "module:Class"` (looked up when it is used, as drawing needs plotting libraries), or holds
+the class itself. The class follows `Renderer`. Everything that is drawn goes through tokens, so that one renderer
+serves originals, masks, reconstructions, neighbours and token norms alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from anymask.engine import Model, Step, Tokens
+
+
+class Panel(NamedTuple):
+    """A few samples in one state, all of the same model's tokens."""
+
+    name: str
+    content: Tensor  # (B, N, D) or (B, N) as the tokenizer gives it, NaN for tokens that are not valid
+    shown: Tensor | None = None  # (B, N) False = hidden, drawn as such; None = all are shown
+    values: Tensor | None = None  # (B, N) a number for each token, drawn over the content
+    predicted: Tensor | None = None  # (B, N) True = a prediction of the first panel's token in this place
+
+
+class Drawing(NamedTuple):
+    """A panel as a picture: `png` bytes or inline `svg`, and a text that stands for it."""
+
+    name: str
+    alt: str
+    png: bytes | None = None
+    svg: str | None = None
+
+
+class Renderer(Protocol):
+    """Draws panels of samples.
+
+    `layout` says how the drawings of one figure are put: "columns", narrow ones side by side, samples one below another
+    in each; or "blocks", each as wide as a plot. `samples` is how many samples a panel can hold.
+    """
+
+    layout: ClassVar[Literal["columns", "blocks"]]
+    samples: ClassVar[int]
+    noun: ClassVar[str]  # what a sample is called, in the plural
+    unit: ClassVar[str]  # what a token is called, in the plural
+
+    def __init__(self, model: Model) -> None: ...
+
+    def draw(self, panels: Sequence[Panel]) -> list[Drawing]:
+        """One drawing a panel, all on the scale of the first panel's content."""
+        ...
+
+
+def renderer_of(model: Model) -> Renderer | None:
+    """The renderer that the model's tokenizer names; None where it names none."""
+    named: Any = getattr(model.tokenizer, "renderer", None)
+    if isinstance(named, str):
+        module, _, name = named.partition(":")
+        named = getattr(importlib.import_module(module), name)
+    return None if named is None else named(model)
+
+
+def stream_of(model: Model) -> str:
+    """The stream that is drawn: that of the tokenizer's `field`, or else its first one."""
+    field: Any = getattr(model.tokenizer, "field", None)
+    return field if field in model.tokenizer.streams else next(iter(model.tokenizer.streams))
+
+
+def marked(tokens: Tokens, stream: str) -> Tensor:
+    """Content of a stream (B, N, D) or (B, N) float32, NaN for tokens that are not valid."""
+    x = tokens.x[stream].float()
+    if tokens.valid is None:
+        return x
+    valid = tokens.valid[:, part_of(tokens, stream)]
+    return torch.where(valid if x.ndim == 2 else valid[..., None], x, torch.nan)
+
+
+def part_of(tokens: Tokens, stream: str) -> slice:
+    """Where a stream's tokens are among those of all streams, which lie one after another."""
+    start = 0
+    for name, x in tokens.x.items():
+        if name == stream:
+            return slice(start, start + x.shape[1])
+        start += x.shape[1]
+    raise KeyError(stream)
+
+
+def contents(model: Model, step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    """Content (B, N, D), which of it is visible (B, N), and predictions (B, N, D) with where they are (B, N); None in
+    their place where the target is not the content.
+
+    With several masks for a sample, the first one is taken. Of several streams, that of `stream_of`, without
+    predictions.
+    """
+    stream = stream_of(model)
+    content = marked(step.tokens, stream)
+    b, n = content.shape[:2]
+    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, part_of(step.tokens, stream)]
+    if not hasattr(model.target, "content") or len(step.tokens.x) > 1:
+        return content, visible, None
+    rows = _first(step.mask.ask_of, b, content.device)
+    pred = model.target.content(step)[rows]
+    ask = step.mask.ask[rows] if step.mask.ask is not None else torch.arange(n, device=pred.device).expand(b, n)
+    ok = step.mask.ask_ok[rows] if step.mask.ask_ok is not None else torch.ones_like(ask, dtype=torch.bool)
+    known = torch.zeros_like(visible).scatter(1, ask, ok) & ~visible
+    at = ask if pred.ndim == 2 else ask[..., None].expand_as(pred)
+    return content, visible, (torch.zeros_like(content).scatter(1, at, pred.to(content.dtype)), known)
+
+
+def filled(content: Tensor, predicted: Tensor, known: Tensor) -> Tensor:
+    """Content with the predictions in the places that are predicted."""
+    return torch.where(known if content.ndim == 2 else known[..., None], predicted, content)
+
+
+def _first(of: Tensor | None, samples: int, device: torch.device) -> Tensor:
+    """(B,) the first row of each sample."""
+    if of is None:
+        return torch.arange(samples, device=device)
+    of = of if of.ndim == 1 else of[:, 0]
+    return torch.stack([torch.nonzero(of == b)[0, 0] for b in range(samples)])

@@ -1,0 +1,261 @@
+"""One run as a report sees it: what its folder holds, and what its model makes of a few samples."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anymask import keyed
+from anymask.compare import flatten
+from anymask.data import DataError, Source, infer_schema, open_source
+from anymask.engine import Model, Step
+from anymask.errors import AnymaskError
+from anymask.recipe import P, RecipeError
+from anymask.run import EVALUATION, Run
+from anymask.table import Table
+from anymask.train import history, measure, metrics, planning, watch
+
+from .renderer import Renderer, contents, marked, part_of, renderer_of, stream_of
+
+RATIOS = (0.25, 0.5, 0.75, 0.9)
+DRAWS = 8  # masks of one sample
+JUDGED = 64  # samples that errors are measured on
+CHUNK = 64
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class Missing(AnymaskError):
+    """Something that a section needs and that is not there; the message says what supplies it."""
+
+
+@dataclass
+class Subject:
+    """A run, its letter among those of the report, and its data (None: nothing can be computed, see `why`)."""
+
+    run: Run
+    letter: str
+    name: str
+    source: Source | None = None
+    why: str = ""
+    unmeasured: str = ""  # why there is no evaluation, where one was tried
+    samples: int = 600
+    seed: int = 0
+    evaluation: Table | None = None
+    rows: list[dict[str, float]] = field(default_factory=list)
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Run | str | Path, *, letter: str = "A", name: str = "") -> Subject:
+        """What is in the folder of a run; no data, no model."""
+        run = folder if isinstance(folder, Run) else Run.open(folder)
+        file = run.folder / EVALUATION
+        table = Table.from_json(json.loads(file.read_text())) if file.is_file() else None
+        rows, kept = metrics.read(run.folder / metrics.NAME), history.read(run.folder / history.NAME)
+        return cls(run, letter, name or run.folder.resolve().name, evaluation=table, rows=rows, kept=kept)
+
+    # What training left.
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, from the rows of metrics.csv; None without."""
+        if not self.rows:
+            return None
+        steps = np.diff([0.0, *(row["step"] for row in self.rows)])
+        settings = self.run.settings
+        batch = settings.get("batch_size", 1) * settings.get("accumulate", 1) * settings.get("devices", 1)
+        return float(sum(n * batch / row["samples_per_second"] for n, row in zip(steps, self.rows)))
+
+    @property
+    def loss(self) -> tuple[float, float] | None:
+        """Loss of the first row, and the mean over the last tenth of the rows."""
+        if not self.rows:
+            return None
+        last = self.rows[-max(1, len(self.rows) // 10) :]
+        return self.rows[0]["loss"], float(np.mean([row["loss"] for row in last]))
+
+    @property
+    def goal(self) -> str:
+        """Target and loss in words: losses of runs compare where this is equal."""
+        flat = flatten(self.run.recipe)
+        return " ".join(f"{path}={text}" for path, text in flat.items() if path.partition(".")[0] in ("target", "loss"))
+
+    # What the model makes of samples.
+
+    @cached_property
+    def model(self) -> Model:
+        return self.run.model()
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        found = renderer_of(self.model)
+        if found is None:
+            kind = type(self.model.tokenizer).__name__
+            raise Missing(f"the tokenizer {kind} names no renderer, so its samples cannot be drawn; give it one")
+        return found
+
+    @cached_property
+    def batch(self) -> dict[str, Tensor]:
+        """Up to `samples` random samples of the source, as training batches are."""
+        if self.source is None:
+            raise Missing(self.why)
+        chosen = np.random.default_rng(self.seed).permutation(len(self.source))[: self.samples]
+        schema = planning.cropped(self.run.schema, self.model)
+        return measure.first_batch(self.source.subset(chosen), schema, self.samples)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """(n,) of the batch, -1 = none; None without two classes."""
+        found = self.batch.get("label")
+        return None if found is None or len(found[found >= 0].unique()) < 2 else found
+
+    @property
+    def label_names(self) -> list[str]:
+        assert self.labels is not None and self.source is not None
+        return self.source.label_names or [str(i) for i in range(int(self.labels.max()) + 1)]
+
+    def few(self, count: int | None = None) -> dict[str, Tensor]:
+        """The first samples of the batch: as many as a panel holds."""
+        return {name: tensor[: count or self.renderer.samples] for name, tensor in self.batch.items()}
+
+    @torch.no_grad()
+    def codes(self, model: Model) -> tuple[Tensor, Tensor]:
+        """Pooled features (n, D), and codes of the tokens of the first samples (B, N, D), of `model`."""
+        pooled, first = [], None
+        for start in range(0, len(self.batch["index"]), CHUNK):
+            latent = model.embed({name: tensor[start : start + CHUNK] for name, tensor in self.batch.items()})
+            pooled.append(latent.mean())
+            first = latent.x.float() if first is None else first
+        assert first is not None
+        return torch.cat(pooled), first
+
+    @cached_property
+    def trained(self) -> tuple[Tensor, Tensor]:
+        return self.codes(self.model)
+
+    @cached_property
+    def untrained(self) -> Tensor:
+        return self.codes(self.run.model(trained=False))[0]
+
+    @cached_property
+    def content(self) -> Tensor:
+        """(n, N, D) the tokens of all samples of the batch, NaN where not valid."""
+        return marked(self.model.tokenizer(self.batch), stream_of(self.model))
+
+    def step(self, model: Model | None = None, batch: dict[str, Tensor] | None = None) -> Step:
+        """A whole step without learning."""
+        model = model or self.model
+        with watch.evaluating(model):
+            return model(self.few() if batch is None else batch)
+
+    def masks(self) -> tuple[Tensor, Tensor]:
+        """Content of the first sample, repeated, and what `DRAWS` draws of the mask leave of it."""
+        one = {name: tensor[:1].repeat(DRAWS, *[1] * (tensor.ndim - 1)) for name, tensor in self.batch.items()}
+        one["key"] = keyed.keys(self.seed, 0, torch.arange(DRAWS))
+        with watch.evaluating(self.model):
+            step = self.model.hide(one)
+        stream = stream_of(self.model)
+        if step.mask.keep_of is None:
+            return marked(step.tokens, stream), step.mask.visible[:, part_of(step.tokens, stream)]
+        return contents(self.model, self.step(batch=one))[:2]
+
+    @cached_property
+    def ratios(self) -> dict[float, Model]:
+        """The model with other mask ratios, by the share that they hide; the recipe's own is among them."""
+        part = self.run.recipe.mask
+        own = (part.defaults() if isinstance(part, P) else {}).get("ratio")
+        if not isinstance(own, (int, float)):
+            raise Missing(f"the mask {getattr(part, 'part', part)!r} has no ratio that could be varied")
+        made: dict[float, Model] = {}
+        for ratio in sorted({*RATIOS, round(float(own), 4)}):
+            try:
+                model = replace(self.run, recipe=self.run.recipe.but({"mask.ratio": ratio})).model()
+            except RecipeError:  # a ratio that does not fit the mask's other arguments is not drawn
+                continue
+            made.setdefault(self.hidden(model), model)
+        return made
+
+    def hidden(self, model: Model | None = None) -> float:
+        """The share of tokens that is really hidden: a mask may keep some whatever its ratio says."""
+        model = model or self.model
+        batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
+        with watch.evaluating(model):
+            step = model.hide(batch)
+        return round(1 - step.mask.visible.float().mean().item(), 2)
+
+    def errors(self, model: Model) -> watch.Errors:
+        """Errors of the model and of the best constant on the first samples of the batch."""
+        batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
+        return watch.compare(model, self.step(model, batch))
+
+    def constant(self) -> float | None:
+        """What the training loss would be if the best constant were predicted, on the first samples of the batch; None
+        where there are no data, or no such constant."""
+        if self.source is None:
+            return None
+        batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
+        return watch.constant_loss(self.model, self.step(batch=batch))
+
+
+def open_subjects(
+    runs: list[Any], source: Any, *, test: Any = None, samples: int = 600, seed: int = 0
+) -> list[Subject]:
+    """The runs with their data: `source` for all of them, or each its own where that is still there.
+
+    Raises:
+        RunError: a folder that is no run. SchemaError: `source` does not fit one of the runs. DataError: it is a
+            stream, or cannot be opened.
+    """
+    subjects = [Subject.open(run, letter=LETTERS[n % 26]) for n, run in enumerate(runs)]
+    for subject, name in zip(subjects, unique_names([s.run.folder for s in subjects])):
+        subject.name, subject.samples, subject.seed = name, samples, seed
+    if source is not None:
+        opened = open_source(source)
+        if not isinstance(opened, Source):
+            raise DataError(f"{opened.name} is a stream; open it without streaming=True to report on it")
+        schema = infer_schema(opened)
+        for subject in subjects:
+            subject.run.schema.check(schema)
+            subject.source = opened
+    else:
+        for subject in subjects:
+            subject.source, subject.why = _own_source(subject.run)
+    for subject in subjects:
+        if not (subject.run.folder / "model.safetensors").is_file():
+            subject.source = None
+            subject.why = f"{subject.name} has no weights yet; go on with it: anymask pretrain --resume --out " + str(
+                subject.run.folder
+            )
+    return subjects
+
+
+def _own_source(run: Run) -> tuple[Source | None, str]:
+    """The data that a run was trained on, or why they are not to be had."""
+    how = f"give the data: anymask report {run.folder} --source SOURCE"
+    path = run.settings.get("source")
+    if path is None:
+        return None, f"{run.folder.name} was trained on an object in memory ({run.schema.source}), not a path; {how}"
+    try:
+        opened = open_source(path, **run.settings.get("opening", {}))
+        if not isinstance(opened, Source):
+            return None, f"{run.folder.name} was trained on a stream; {how}"
+        run.schema.check(infer_schema(opened))
+    except AnymaskError as error:
+        return None, f"the data of {run.folder.name} cannot be used any more ({error}); {how}"
+    return opened, ""
+
+
+def unique_names(folders: list[Path]) -> list[str]:
+    """Names of folders, with as many of their parents' names as tell them apart."""
+    paths = [folder.resolve() for folder in folders]
+    for depth in range(1, max((len(p.parts) for p in paths), default=1) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return [str(path) for path in paths]

@@ -1,0 +1,123 @@
+"""history.npz: what a model makes of a few fixed samples, and what its features are worth, at some moments of training.
+
+step (T,) with effective rank and spread of the features (T,); `neighbour` (T,), where there are labels: the share of
+`labelled` training samples whose nearest other one (by the cosine of the features) has the same label, and
+`neighbour_raw`, the same by raw input; content (S, N, D) of the fixed samples as tokens, NaN where not valid, which
+of it is `visible` (S, N), `predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the
+target is the content. Masks and samples are the same at all moments.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anymask.data import Schema, Source
+from anymask.engine import Model
+from anymask.reports.renderer import contents
+from anymask.run import write_atomically
+
+from . import watch
+from .measure import first_batch
+
+NAME = "history.npz"
+MOMENTS = 8  # with those of the start and the end, closer at the start, where more changes
+SAMPLES = 4  # whose predictions are kept; fewer where they would take more than `BYTES`
+BYTES = 2**22
+LABELLED, ENOUGH = 512, 96  # samples that the features are judged on: at most, and at least where there are as many
+SHARE = 0.02  # between them, of what the run trains on
+CHUNK = 64
+
+
+def moments(steps: int) -> list[int]:
+    """The steps at which something is kept, 0 and the last among them."""
+    return sorted({round(steps * (n / (MOMENTS - 1)) ** 2) for n in range(MOMENTS)})
+
+
+def fixed_batch(source: Any, schema: Schema, *, trained_on: int) -> dict[str, Tensor]:
+    """A random choice of samples (the first ones of a stream), the same for every run on this source; `trained_on` is
+    how many samples the run goes through."""
+    most = int(min(LABELLED, max(ENOUGH, SHARE * trained_on / MOMENTS)))
+    if isinstance(source, Source):
+        source = source.subset(np.random.default_rng(0).permutation(len(source))[:most])
+    return first_batch(source, schema, most)
+
+
+class History:
+    """Keeps the moments of a run in its folder. Moments after `step`, where the run begins or goes on, are dropped."""
+
+    def __init__(self, path: Path, batch: dict[str, Tensor], *, steps: int, step: int) -> None:
+        self.path, self.batch, self.at = path, batch, moments(steps)
+        self.kept: dict[str, np.ndarray] = read(path)
+        if self.kept:
+            going_on = self.kept["step"] <= (step or -1)
+            for name in self.kept.keys() & {"step", "rank", "spread", "neighbour", "predicted"}:
+                self.kept[name] = self.kept[name][going_on]
+
+    def after(self, model: Model, step: int) -> None:
+        """Adds a moment if `step` is one; the model is left as it was."""
+        if step not in self.at or step in self.kept.get("step", ()):
+            return
+        device = next(model.parameters()).device
+        batch = {name: tensor.to(device) for name, tensor in self.batch.items()}
+        with watch.evaluating(model):
+            self._add("step", np.int64(step))
+            self._features(model, batch)
+            self._predictions(model, batch)
+        out = io.BytesIO()
+        np.savez_compressed(out, **self.kept)  # type: ignore[arg-type]  # numpy's stubs take no dict
+        write_atomically(self.path, out.getvalue())
+
+    def _features(self, model: Model, batch: dict[str, Tensor]) -> None:
+        chunks = [{k: v[i : i + CHUNK] for k, v in batch.items()} for i in range(0, len(batch["index"]), CHUNK)]
+        x = torch.cat([model.embed(chunk).mean().float() for chunk in chunks])
+        found = watch.diversity(x)
+        self._add("rank", np.float32(found.rank))
+        self._add("spread", np.float32(found.spread))
+        label = batch.get("label")
+        if label is None or len(label[label >= 0].unique()) < 2 or len(label) <= watch.FEWEST:
+            return
+        known = label >= 0
+        self.kept["labelled"] = np.asarray(known.sum().item())
+        if "neighbour_raw" not in self.kept:
+            tokens = [model.tokenizer(chunk) for chunk in chunks]
+            raw = torch.cat([torch.cat([s.float().flatten(1) for s in t.x.values()], 1) for t in tokens])
+            agreed = neighbours_agree(raw.nan_to_num()[known], label[known])
+            self.kept["neighbour_raw"] = np.asarray(agreed, dtype=np.float32)
+        self._add("neighbour", np.float32(neighbours_agree(x[known], label[known])))
+
+    def _predictions(self, model: Model, batch: dict[str, Tensor]) -> None:
+        few = {name: tensor[:SAMPLES] for name, tensor in batch.items()}
+        content, visible, made = contents(model, model(few))
+        keep = int(min(len(content), max(1, BYTES // (2 * MOMENTS * content[0].numel()))))
+        half = lambda x: x[:keep].cpu().numpy().astype(np.float16 if x.is_floating_point() else x.cpu().numpy().dtype)
+        self.kept.update(content=half(content), visible=half(visible))
+        if made is not None:
+            self.kept["known"] = half(made[1])
+            self._add("predicted", half(made[0]))
+
+    def _add(self, name: str, value: Any) -> None:
+        """One more moment of `name`."""
+        one = np.asarray(value)[None]
+        self.kept[name] = np.concatenate([self.kept[name], one]) if name in self.kept else one
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """What is kept; nothing where there is no file."""
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def neighbours_agree(x: Tensor, label: Tensor) -> float:
+    """Share of samples whose nearest other one, by the cosine of the standardised features (N, D), has their label."""
+    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
+    x = torch.nn.functional.normalize(x, dim=1)
+    near = (x @ x.T).fill_diagonal_(-torch.inf).argmax(1)
+    return (label[near] == label).float().mean().item()
