@@ -167,15 +167,20 @@ def page(asked: argparse.Namespace, chosen: Any, found: list[dict[str, Any]]) ->
                      f"{np.mean(by_seed):.1f} | {spread} | {by_digit[lowest]:.1f} ({lowest}) |"))  # fmt: skip
     seconds = [line["training_seconds"] for line in found]
     about = test[0]
+    noise = (
+        f"The spread is the standard deviation of the mean over {asked.seeds} seeds (of training, masks and trees); "
+        "scores without randomness have none."
+        if asked.seeds > 1
+        else "One seed (of training, masks and trees), so there is no spread."
+    )
     head = [
         "# Anomaly detection on digits: one digit held out, each in turn",
         "",
         f"Mean AUROC in % over the ten digits. For each digit `mae` (nano, {asked.epochs:g} epochs) is trained on the "
         "other nine digits of the training part; all 500 samples of the test part are scored, those of the digit held "
         "out are the anomalies. Settings are those with the best mean on a validation part, a quarter of the training "
-        "images, with models of their own; the test part is read once, with these. The spread is the standard "
-        f"deviation of the mean over {asked.seeds} seeds (of training, masks and trees); scores without randomness "
-        "have none. The lowest digit is the one that is told worst.",
+        "images, with models of their own; the test part is read once, with these. "
+        f"{noise} The lowest digit is the one that is told worst.",
         "",
         "| features | score | settings | validation | test | spread | lowest digit |",
         "|---|---|---|---|---|---|---|",
@@ -186,6 +191,8 @@ def page(asked: argparse.Namespace, chosen: Any, found: list[dict[str, Any]]) ->
         f"--epochs {asked.epochs:g} --seeds {asked.seeds}",
         "```",
         "",
+        *against(chosen, test),
+        "",
         f"Device: {about['device']}, {about['threads']} thread, shared with other work. "
         f"{', '.join(f'{name} {number}' for name, number in about['versions'].items())}. Training one model took "
         f"{np.median(seconds):.0f} s (median of {len(seconds)}, {min(seconds):.0f} to {max(seconds):.0f}), all of it "
@@ -193,6 +200,18 @@ def page(asked: argparse.Namespace, chosen: Any, found: list[dict[str, Any]]) ->
         "",
     ]
     return "\n".join(head)
+
+
+def against(chosen: Any, test: list[dict[str, Any]]) -> list[str]:
+    """The scores of the pre-trained model minus the two classical ones, paired by digit and seed."""
+    found = []
+    of = lambda key: np.array([a for _, a in figures(test, "test", key, chosen[key][0])])
+    for score in OF_FEATURES:
+        gaps = {other: of((TRAINED, score)) - of((RAW, other)) for other in ("isolation forest", "PCA reconstruction")}
+        words = [f"{gap.mean():+.1f} against {other} (higher in {int((gap > 0).sum())} of {len(gap)})"
+                 for other, gap in gaps.items()]  # fmt: skip
+        found.append(f"* pre-trained, {score}: {', '.join(words)}")
+    return ["Mean difference in AUROC, paired by digit and seed:", "", *found]
 
 
 def device() -> str:
