@@ -50,7 +50,7 @@ def reconstructions(subjects: Sequence[Subject]) -> Section:
         *each(subjects, "Over mask ratios", _over_ratios),
         _error_curve(subjects),
     ]
-    intro = "What the model makes of what it cannot see. Hatched is hidden."
+    intro = "What the model makes of what it cannot see. Hatched is hidden; in tables, framed is predicted."
     return Section("Reconstructions", intro, page.cards(*[s for s in shown if s]))
 
 
@@ -68,8 +68,8 @@ def _over_training(subject: Subject, name: str) -> str:
     for step, predicted in moments if subject.renderer.layout == "columns" else _spread(moments, BLOCKS):
         made = filled(content, torch.from_numpy(predicted[:few]).float(), known)
         panels.append(Panel(f"step {step:,}", made, visible | known, predicted=known))
-    errors = _error(kept)
-    hidden = 1 - kept["visible"].mean()
+    errors = _error(kept, few)
+    hidden = 1 - kept["visible"][:few].mean()
     caption = (
         f"The same {len(content)} training {subject.renderer.noun} and masks ({hidden:.0%} hidden) at "
         f"{len(panels) - 2} moments: mean squared error of the hidden content {errors[0]:.3g} at the start, "
@@ -83,11 +83,11 @@ def _spread(moments: list[Any], count: int) -> list[Any]:
     return [moments[n] for n in sorted({round(n * (len(moments) - 1) / (count - 1)) for n in range(count)})]
 
 
-def _error(kept: dict[str, np.ndarray]) -> list[float]:
-    content, known = kept["content"].astype(np.float32), kept["known"]
+def _error(kept: dict[str, np.ndarray], few: int) -> list[float]:
+    content, known = kept["content"][:few].astype(np.float32), kept["known"][:few]
     if content.ndim == 2:
         content = content[..., None]
-    each_ = [np.square(p.astype(np.float32).reshape(content.shape) - content)[known] for p in kept["predicted"]]
+    each_ = [np.square(p[:few].astype(np.float32).reshape(content.shape) - content)[known] for p in kept["predicted"]]
     return [float(np.nanmean(e)) for e in each_]
 
 
