@@ -6,6 +6,7 @@ encoder.safetensors   tokenizer, stem and encoder alone
 state.safetensors     the whole training state, to go on from (see train/state.py)
 history.npz           what it made of a few fixed samples at some moments (see train/history.py)
 evaluation.json       the table of the probe after training
+evaluations/          a table for each task that `anymask evaluate` measured
 metrics.csv, pictures/, stages/<name>/ (a run folder for each earlier stage)
 """
 
@@ -29,6 +30,7 @@ from anymask.recipe import Recipe, Size
 
 FORMAT = 1
 EVALUATION = "evaluation.json"
+EVALUATIONS = "evaluations"
 ENCODER_PARTS = ("tokenizer", "stem", "encoder")
 
 
@@ -124,6 +126,14 @@ class Run:
         encoder = {n: t for n, t in weights.items() if n.partition(".")[0] in ENCODER_PARTS}
         save_tensors(self.folder / "model.safetensors", weights)
         save_tensors(self.folder / "encoder.safetensors", encoder, {"recipe": self.recipe.slug})
+
+    def keep(self, name: str, table: Mapping[str, Any]) -> Path:
+        """Write a table of `evaluate` to evaluations/<name>.json."""
+        words = "".join(c if c.isalnum() or c in " .-_" else "-" for c in name)
+        path = self.folder / EVALUATIONS / f"{words}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(table, indent=1).encode())
+        return path
 
 
 def fresh(recipe: Recipe, schema: Schema, size: Size, *, seed: int, earlier: Mapping[str, Model]) -> Model:

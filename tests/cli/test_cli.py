@@ -232,6 +232,8 @@ def test_a_labelled_table_from_training_to_new_rows(tmp_path):
     call("pretrain", known, "--label", "kind", "--na", "?", "--epochs", 2, "--size", "nano", "--out", out, "--quiet")
     text = call("evaluate", out, known, "--labels", "5", "--draws", 2)
     assert "pre-trained encoder" in text
+    (kept,) = (out / "evaluations").iterdir()
+    assert kept.name == "classify on known.csv.json" and json.loads(kept.read_text())["rows"][0][0] == "raw input"
     call("embed", out, new, "-o", tmp_path / "z.npy")
     features = np.load(tmp_path / "z.npy")
     assert features.shape == (15, 96) and np.isfinite(features).all()

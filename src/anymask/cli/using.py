@@ -77,8 +77,12 @@ def evaluate(
     run: str, source: str, labels: str | None, recipe_file: str | None, as_json: bool, label: str | None,
     group: str | None, test: str | None, more: tuple[str, ...], task: str | None, seed: int, **options: Any,
 ) -> None:  # fmt: skip
-    """Measure RUN on SOURCE beside baselines: raw input, the same encoder untrained, classical methods."""
+    """Measure RUN on SOURCE beside baselines: raw input, the same encoder untrained, classical methods.
+
+    The table is printed, and kept in RUN/evaluations for reports and model cards.
+    """
     from anymask.evaluation import evaluate
+    from anymask.evaluation.tasking import default_task
 
     changes = changes_of(more)
     for name in ("seed", "task", "progress"):
@@ -92,7 +96,10 @@ def evaluate(
         given["labels"] = labels_asked(labels)
     if test is not None:
         given["test"] = open_for(opened, test, label=label)
-    show_table(evaluate(opened, data, task=task, seed=seed, progress=not as_json, **given), as_json)
+    task = task or default_task(data, given)
+    table = evaluate(opened, data, task=task, seed=seed, progress=not as_json, **given)
+    opened.keep(f"{task} on {data.name}", table.to_json())
+    show_table(table, as_json)
 
 
 @click.command()

@@ -10,7 +10,7 @@ from typing import Any
 from anymask.data import Schema
 from anymask.interop.plain import InteropError
 from anymask.recipe import USER_MODULE, Recipe
-from anymask.run import Run
+from anymask.run import EVALUATION, EVALUATIONS, Run
 from anymask.table import Figure
 
 LEVELS = {
@@ -65,13 +65,14 @@ def card(
 
 
 def read_evaluations(folder: Path) -> dict[str, dict[str, Any]]:
-    """The tables that `anymask evaluate --json` wrote into `evaluations/` of a run folder, by the names of the files.
+    """The tables that `pretrain` and `evaluate` wrote into a run folder, by the names of the files.
 
     Raises:
         InteropError: a file there is no such table.
     """
     found = {}
-    for file in sorted((folder / "evaluations").glob("*.json")):
+    after_training = [folder / EVALUATION] if (folder / EVALUATION).is_file() else []
+    for file in [*after_training, *sorted((folder / EVALUATIONS).glob("*.json"))]:
         found[file.stem] = check_record(_json(file), TABLE, f"{file} is no table of `anymask evaluate --json`")
     return found
 

@@ -28,7 +28,7 @@ from anymask.evaluation.features import POOLS
 from anymask.interop.card import TABLE, card, check_record, read_evaluations, read_evidence
 from anymask.interop.plain import InteropError, fitted_schema, latent_of, public_schema, write_json
 from anymask.recipe import USER_MODULE
-from anymask.run import ENCODER_PARTS, Run
+from anymask.run import ENCODER_PARTS, EVALUATIONS, Run
 from anymask.table import Table
 
 try:
@@ -139,7 +139,7 @@ class PretrainedEncoder(nn.Module, ModelHubMixin, library_name="anymask"):
         _write_run(self.run, save_directory, self.model)
         write_json(save_directory / "config.json", {"library_name": "anymask", "pool": self.pool})
         for name, table in self.evaluations.items():
-            write_json(save_directory / "evaluations" / f"{name}.json", table)
+            write_json(save_directory / EVALUATIONS / f"{name}.json", table)
         for file in (self._evidence() / f"{self.run.recipe.slug}.json", self._evidence() / PARITY):
             if file.is_file():
                 (save_directory / "evidence").mkdir(exist_ok=True)

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 from anymask.engine import Model
-from anymask.run import EVALUATION, sweep
+from anymask.run import EVALUATION, EVALUATIONS, sweep
 
 from . import history, metrics, state
 from .errors import TrainError
 
 FILES = ("run.json", "model.safetensors", "encoder.safetensors", state.NAME, metrics.NAME, history.NAME, EVALUATION)
-FOLDERS = ("pictures", "stages")
+FOLDERS = ("pictures", "stages", EVALUATIONS)
 BYTES_PER_PARAMETER = 24  # state (weights, two moments), weights, and both once more while they are replaced
 
 
