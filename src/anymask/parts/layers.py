@@ -37,6 +37,7 @@ __all__ = [
 
 # Largest CPU attention that materialises its probabilities, in scores; beyond it memory matters more than speed.
 _MAX_SCORES = 2**26
+_SHORTEST = 16  # keys
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation with float32 statistics that returns its input's dtype: (..., D) -> (..., D).
@@ -78,11 +79,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout:
 def _materialise(q: Tensor, k: Tensor) -> bool:
     """Whether products and softmax one by one beat torch's fused CPU kernel.
 
-    They do in bfloat16, where the fused backward pass is 4 to 10 times slower, and in float32 for short sequences.
+    They do in bfloat16, where the fused backward pass is 2 to 10 times slower, and in float32 for short sequences, but
+    for the shortest, whose rows are too short for the vectors of a softmax of its own.
     """
     if q.device.type != "cpu":
         return False
-    short = k.shape[2] <= 128 or q.dtype == torch.bfloat16
+    short = _SHORTEST < k.shape[2] <= 128 or q.dtype == torch.bfloat16
     return short and q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] <= _MAX_SCORES
 
 
