@@ -16,14 +16,6 @@ def pytest_addoption(parser):
     parser.addoption("--record", metavar="FILE", help="where to write the largest differences")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def record(request):
     """record(recipe, against, {what: largest difference}) notes a comparison."""

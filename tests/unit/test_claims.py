@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
 from anymask.claims import (
     NOISY,
@@ -42,14 +41,6 @@ def {slug}(r):
 claim = Claim(text="dropping beats replacing", better_than=lambda r: r.but({comparator}), on="digits", samples=64,
               epochs=1, batch_size=32)
 """
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

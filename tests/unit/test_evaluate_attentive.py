@@ -10,14 +10,6 @@ from anymask.evaluation import EvaluateError, attentive_probe, evaluate, linear_
 from anymask.evaluation.attentive import AttentiveProbe, Scale, raw_tokens
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def needle():
     """Of 24 tokens one, at any place, has a mark and the sign that tells the class; the others have any sign."""

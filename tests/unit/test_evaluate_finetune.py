@@ -23,14 +23,6 @@ from anymask.run import Run
 FEW = dict(task="finetune", draws=2, epochs=1, batch_size=10, rates=(1e-3, 3e-3))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data():
     return digits(300)

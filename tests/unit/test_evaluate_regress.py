@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from sklearn.preprocessing import StandardScaler
@@ -11,14 +10,6 @@ from task_tools import made
 from anymask.data import DataError
 from anymask.evaluation import EvaluateError, evaluate
 from anymask.evaluation.regression import ALPHAS, boosting, knn_regression, ridge
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,6 @@ from anymask.table import Figure, Table, interval
 SMALL = SIZES["nano"]._replace(width=32, depth=2, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def made(source, folder):
     run = Run(folder, find("mae"), SMALL, infer_schema(source), {"seed": 1})
     run.save()

@@ -22,14 +22,6 @@ from anymask.train import TrainError, plan, pretrain, reconstruct
 SIZE = Size(16, 1, 2, 16, 1, 2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def table(n=40, f=5, gaps=0.3, seed=0):
     """Rows that one number decides, and which cells are missing."""
     rng = np.random.default_rng(seed)

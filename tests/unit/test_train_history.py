@@ -8,14 +8,6 @@ from train_tools import QUIET, At, images, run
 from anymask.train import Interrupted, history, pretrain
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_moments_are_few_with_both_ends_and_closer_at_the_start():
     for steps in (1, 5, 500, 10**6):
         found = history.moments(steps)

@@ -41,14 +41,6 @@ from anymask.train import (
 from anymask.train.weights import load_weights
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def model_of(data=None, recipe="mae", **changes):
     source = open_source(images() if data is None else data)
     schema = infer_schema(source)

@@ -22,14 +22,6 @@ from anymask.train.stop import workers_deaf
 TIMES = ("samples_per_second", "waiting")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def rows(folder):
     found = list(csv.DictReader((folder / "metrics.csv").open()))
     return [{name: value for name, value in row.items() if name not in TIMES} for row in found]
