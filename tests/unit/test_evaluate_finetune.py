@@ -10,8 +10,8 @@ import torch
 from task_tools import digits, made
 from torch import nn
 
-from anymask.data import DataError, infer_schema
-from anymask.evaluation import EvaluateError, evaluate
+from anymask.data import DataError, infer_schema, open_source
+from anymask.evaluation import EvaluateError, evaluate, finetune, predict
 from anymask.evaluation.augmenting import augmented, cropped, shifted
 from anymask.evaluation.baselines import classify
 from anymask.evaluation.compute import Costs, pretraining_flops, step_flops
@@ -254,3 +254,19 @@ def test_the_curve_and_its_page(run, data, tmp_path):
     assert b"<svg" in first
     module.main([*words, "--arms", "pretrained,classical", "-o", str(out), "--journal", str(tmp_path / "j.jsonl")])
     assert out.with_suffix(".md").read_text() == text and out.read_bytes() == first
+
+
+def test_images_that_are_not_whole_patches(tmp_path):
+    """Sides of 18 x 19 pixels and patches of 4 leave 16 x 16, in every task that takes images at one size."""
+    rng = np.random.default_rng(0)
+    y = np.arange(48) % 2
+    x = (rng.integers(0, 90, (48, 18, 19)) + 100 * y[:, None, None]).astype(np.uint8)
+    source = open_source((x, y))
+    run = made(source, tmp_path / "run")
+    run.settings.update(steps=20, batch_size=10)
+    assert any(side % run.build().tokenizer.patch for side in run.schema.fields["image"].shape[1:])
+    folder = finetune(run, source, epochs=2, out=tmp_path / "classifier", progress=False)
+    assert len(predict(folder, x).rows) == 48
+    assert len(evaluate(run, source, task="finetune", labels=(4,), draws=2, epochs=1, rates=(1e-3,)).rows) == 4
+    probed = evaluate(run, source, labels=(4,), draws=1, probes=("attentive",))
+    assert {row[1] for row in probed.rows} == {"attentive probe"}

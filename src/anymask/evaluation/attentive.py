@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anymask.data import DataError, Source, ordered_loader
+from anymask.data import DataError, Schema, Source, ordered_loader
 from anymask.engine import Model, Sample
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import encoder
 from anymask.evaluation.probe import Scores
 from anymask.run import Run
+from anymask.train.planning import cropped
 
 HEADS = 4
 RATES = (1e-3, 1e-2)
@@ -174,11 +175,12 @@ def tokens_of(run: Run, train: Source, held: Source, batch_size: int) -> Iterato
     """Tokens (N, K, D) bfloat16 of both parts: raw ones with their positions, of the untrained and of the pre-trained
     encoder. The row of a sample that cannot be read is NaN."""
     model = run.model(trained=False)
+    schema = cropped(run.schema, model)
     precision = run.settings.get("precision", "fp32")
-    yield [_collected(lambda batch: raw_tokens(model, batch), run, part, batch_size) for part in (train, held)]
+    yield [_collected(lambda batch: raw_tokens(model, batch), schema, part, batch_size) for part in (train, held)]
     for trained in (False, True):
         encode = encoder(run, pool="tokens", precision=precision, trained=trained)
-        yield [_collected(encode.__call__, run, part, batch_size) for part in (train, held)]
+        yield [_collected(encode.__call__, schema, part, batch_size) for part in (train, held)]
 
 
 @torch.no_grad()
@@ -197,9 +199,9 @@ def raw_tokens(model: Model, batch: Sample) -> Tensor:
     return x if tokens.valid is None else x * tokens.valid[..., None]
 
 
-def _collected(encode: Callable[[Sample], Tensor], run: Run, source: Source, batch_size: int) -> Tensor:
+def _collected(encode: Callable[[Sample], Tensor], schema: Schema, source: Source, batch_size: int) -> Tensor:
     out: Tensor | None = None
-    for batch in ordered_loader(source, run.schema, batch_size=batch_size, fixed=True):
+    for batch in ordered_loader(source, schema, batch_size=batch_size, fixed=True):
         x = encode(batch)
         if out is None:
             out = torch.full((len(source), *x.shape[1:]), torch.nan, dtype=torch.bfloat16)

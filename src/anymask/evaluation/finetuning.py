@@ -95,13 +95,13 @@ def finetune(
         )
         train_classifier(
             classifier,
-            training_batches(train, run.schema, batch_size=batch_size, steps=steps, seed=seed),
+            training_batches(train, classifier.schema, batch_size=batch_size, steps=steps, seed=seed),
             steps=steps,
             lr=lr,
             layer_decay=layer_decay if pretrained else 1.0,
             weight_decay=weight_decay,
             precision=precision,
-            valid=None if valid is None else lambda: fixed_batches(valid, run.schema),
+            valid=None if valid is None else lambda: fixed_batches(valid, classifier.schema),
             checks=every(steps, epochs),
             on_check=lambda check: best.see(check, classifier),
             progress=progress,
@@ -123,7 +123,7 @@ def finetune(
         "samples": len(train),
         "epoch": epochs if best.check is None else best.check.step * epochs // steps,
         "validation accuracy": None if best.check is None else best.check.accuracy,
-        "test accuracy": None if held is None else measured(classifier, fixed_batches(held, run.schema))[0],
+        "test accuracy": None if held is None else measured(classifier, fixed_batches(held, classifier.schema))[0],
     }
     folder = Path(out).expanduser() if out is not None else run.folder / "classifier"
     _save(folder, run, classifier, {"names": names, "pool": pool, "settings": settings, "scores": scores})

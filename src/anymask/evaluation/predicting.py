@@ -14,7 +14,6 @@ from anymask.data import DataError, Source, infer_schema, open_source, ordered_l
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import PRECISIONS
 from anymask.evaluation.finetuning import Classifier, load_classifier
-from anymask.run import Run
 from anymask.table import Table
 
 
@@ -48,7 +47,7 @@ def predict(folder: str | Path, source: object, *, out: str | Path | None = None
     )
     read: list[int] = []
     best: list[int] = []
-    for index, share in _shares(classifier, run, data, batch_size, "fp32"):
+    for index, share in _shares(classifier, data, batch_size, "fp32"):
         for i, row in zip(index.tolist(), share.tolist()):
             best.append(int(np.argmax(row)))
             read.append(i)
@@ -63,20 +62,20 @@ def predicted_classes(
     folder: str | Path, source: Source, *, batch_size: int = 256, precision: str = "fp32"
 ) -> np.ndarray:
     """(N,) number of the most probable class of each sample; -1 where it cannot be read."""
-    classifier, run, _ = load_classifier(folder)
+    classifier = load_classifier(folder)[0]
     found = np.full(len(source), -1)
-    for index, share in _shares(classifier, run, source, batch_size, precision):
+    for index, share in _shares(classifier, source, batch_size, precision):
         found[index.numpy()] = share.argmax(1).numpy()
     return found
 
 
 @torch.no_grad()
 def _shares(
-    classifier: Classifier, run: Run, source: Source, batch_size: int, precision: str
+    classifier: Classifier, source: Source, batch_size: int, precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(sample numbers (B,), probabilities (B, classes)) at the size of training."""
     dtype = PRECISIONS[precision]
-    for batch in ordered_loader(source, run.schema, batch_size=batch_size, fixed=True):
+    for batch in ordered_loader(source, classifier.schema, batch_size=batch_size, fixed=True):
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
             logits = classifier(batch)
         yield batch["index"], torch.softmax(logits.float(), 1)

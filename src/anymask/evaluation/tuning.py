@@ -19,6 +19,7 @@ from anymask.evaluation.features import POOLS
 from anymask.parts.layers import LayerNorm, Linear
 from anymask.run import ENCODER_PARTS
 from anymask.train.optim import warmup_cosine
+from anymask.train.planning import cropped
 from anymask.train.precision import LIGHTNING
 from anymask.train.quiet import quiet
 
@@ -52,6 +53,7 @@ class Classifier(nn.Module):
         self.head = Linear(model.encoder.width, classes)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
+        self.schema = cropped(model.schema, model)  # of its batches: whole patches
 
     def forward(self, sample: Sample) -> Tensor:
         """(B, classes) logits."""

@@ -36,6 +36,7 @@ from anymask.evaluation.tuning import (
 from anymask.run import Run
 from anymask.table import Table, interval
 from anymask.train.measure import first_batch
+from anymask.train.planning import cropped
 from anymask.train.precision import choose
 from anymask.train.progress import Progress, duration
 
@@ -187,7 +188,7 @@ class Plan:
         self, arm: str, part: Source, *, steps: int, lr: float, draw: int, stop: int | None, valid: Source | None = None
     ) -> tuple[Classifier, list[Check]]:
         classifier = self.classifier(arm, draw)
-        batch, schema = min(self.batch_size, len(part)), self.run.schema
+        batch, schema = min(self.batch_size, len(part)), classifier.schema
         checks = train_classifier(
             classifier,
             training_batches(part, schema, batch_size=batch, steps=steps, seed=self.seed + draw),
@@ -256,7 +257,7 @@ class Contest:
     def _held(self) -> Callable[[], Iterable[Sample]]:
         """Makes batches of the test part, which are kept where the data lie in memory."""
         if self._test is None:
-            held, schema = self.plan.held, self.plan.run.schema
+            held, schema = self.plan.held, self.plan.classifier("pretrained", 0).schema
             kept = list(fixed_batches(held, schema)) if held.in_memory else None
             self._test = lambda: kept if kept is not None else fixed_batches(held, schema)
         return self._test
@@ -312,7 +313,7 @@ def stopping(checks: Sequence[Check], samples: int) -> Check:
 
 def _costs(run: Run, train: Source, pool: str, blocks: int | None, wanted: bool) -> Costs:
     """`pretraining` is NaN where no arm needs it and the run does not say it."""
-    batch = first_batch(train, run.schema, COUNTED)
+    batch = first_batch(train, cropped(run.schema, run.build()), COUNTED)
     each = []
     for k in (blocks, None):
         classifier = Classifier(run.model(trained=False), classes=2, pool=pool, trainable_blocks=k)
