@@ -28,7 +28,6 @@ def recipes(as_json: bool) -> None:
     show_table(Table(("recipe", "name", "paper", "family", "level", "what it changes"), rows), as_json)
 
 
-
 @click.command()
 @click.argument("recipe")
 @as_json
@@ -43,7 +42,6 @@ def show(recipe: str, as_json: bool) -> None:
     if not as_json:
         click.echo(f"{title}\n\n{found.doc}\n")
     show_table(Table(("stage", "value"), list(flatten(found).items()), title=title if as_json else ""), as_json)
-
 
 
 @click.command()
@@ -61,7 +59,6 @@ def diff(a: str, b: str, as_json: bool) -> None:
     show_table(Table(("stage", *heads), rows, notes=[] if rows else ["no difference"]), as_json)
 
 
-
 @click.command()
 @click.argument("name")
 @click.option("--parent", default="mae", show_default=True, help="The recipe that it changes.")
@@ -74,7 +71,6 @@ def new(name: str, parent: str, out: Path | None) -> None:
     click.echo(f"{path}: edit it, then `anymask check {path}` and `anymask pretrain SOURCE --recipe {path}`")
 
 
-
 @click.command()
 @click.argument("recipe")
 def check(recipe: str) -> None:
@@ -84,7 +80,6 @@ def check(recipe: str) -> None:
 
     for line in check_recipe(find(recipe)):
         click.echo(line)
-
 
 
 @click.command()

@@ -47,7 +47,6 @@ def pretrain(source: str | None, changes: tuple[str, ...], quiet: bool, probe_la
     pretrain(source, changes=changes_of(changes), progress=not quiet, probe_labels=asked, **options)
 
 
-
 @click.command()
 @click.argument("source", required=False)
 @planning

@@ -57,7 +57,6 @@ def embed(run: str, source: str, recipe_file: str | None, label: str | None, str
     click.echo(f"wrote {path}")
 
 
-
 @click.command()
 @click.argument("run")
 @click.argument("source")
@@ -129,7 +128,6 @@ def finetune(
     click.echo(f"wrote {folder}; anymask predict {folder} SOURCE uses it")
 
 
-
 @click.command()
 @click.argument("classifier")
 @click.argument("source")
@@ -148,7 +146,6 @@ def predict(classifier: str, source: str, recipe_file: str | None, as_json: bool
         click.echo("\n".join([f"wrote {out}", *table.notes]))
 
 
-
 @click.command()
 @click.argument("run")
 @click.argument("source", required=False)
@@ -160,7 +157,6 @@ def reconstruct(run: str, source: str | None, out: Path, n: int, recipe_file: st
     from anymask.train import reconstruct
 
     click.echo(f"wrote {reconstruct(open_run(run, recipe_file), source, out, n=n)}")
-
 
 
 @click.command()

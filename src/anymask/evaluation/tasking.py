@@ -100,7 +100,7 @@ def default_task(source: Source, options: Mapping[str, Any] | None = None) -> st
     else "health", which needs no labels."""
     if source.labels is not None or (options or {}).get("labels") is not None:
         return "classify"
-    return "regress" if getattr(source, "targets", None) is not None and "regress" in task_names() else "health"
+    return "regress" if source.targets is not None else "health"
 
 
 def opened(source: object) -> Source:

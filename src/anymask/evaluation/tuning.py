@@ -209,7 +209,8 @@ def _module(
             return F.cross_entropy(self.classifier(batch).float(), batch["label"], label_smoothing=SMOOTHING)
 
         def on_after_backward(self) -> None:
-            if not all(p.grad.isfinite().all() for group in groups for p in group["params"] if p.grad is not None):
+            grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+            if not torch.isfinite(nn.utils.get_total_norm(grads)):
                 peak = max(group["lr"] for group in groups)
                 raise EvaluateError(
                     f"no finite gradient at step {self.global_step + 1} of {steps}; lower the learning rate of {peak}"
