@@ -137,7 +137,8 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
         _measure_rows(source, meters)
     fields = {name: meter.field() for name, meter in meters.items()}
     targets = None if isinstance(source, StreamSource) else source.targets
-    span = None if targets is None else (float(np.nanmin(targets)), float(np.nanmax(targets)))
+    known = np.zeros(0) if targets is None else targets[np.isfinite(targets)]
+    span = (float(known.min()), float(known.max())) if len(known) else None
     return Schema(fields=fields, count=source.count, labels=_labels(source), source=source.name,
                   fingerprint=source.fingerprint(), notes=tuple(source.notes), targets=span)
 

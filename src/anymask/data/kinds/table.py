@@ -55,12 +55,14 @@ def cells_of(source: Source) -> np.ndarray:
     return np.asarray(column.array)[source.rows].astype(np.float64)
 
 
-def with_cells(source: Source, cells: np.ndarray) -> Source:
-    """The same rows and columns with other cells (N, F)."""
-    ((name, column),) = source.columns.items()
-    assert isinstance(column, TableColumn)
-    return Source(name=source.name, columns={name: TableColumn(cells, column.names)}, ids=source.ids,
-                  labels=source.labels, label_names=source.label_names, groups=source.groups)
+def with_cells(source: Source, cells: np.ndarray, names: Sequence[str] | None = None) -> Source:
+    """The same rows with other cells (N, F); `names` are those of their columns, None = as before."""
+    ((part, column),) = source.columns.items()
+    if names is None:
+        assert isinstance(column, TableColumn)
+        names = column.names
+    return Source(name=source.name, columns={part: TableColumn(cells, names)}, ids=source.ids,
+                  labels=source.labels, label_names=source.label_names, groups=source.groups, targets=source.targets)
 
 
 def _single(array: np.ndarray) -> np.ndarray:

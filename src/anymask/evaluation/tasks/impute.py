@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from anymask.data import DataError, Source, ordered_loader, split_source
+from anymask.data.kinds.table import with_cells
 from anymask.evaluation.classical import IMPUTERS, min_max, rmse, wasserstein
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.missing import MECHANISMS, make_missing
@@ -74,7 +75,7 @@ def evaluate(
     known, truth = (known - low) / spread, (truth - low) / spread
 
     def by_run(x: np.ndarray, seed: int) -> np.ndarray:
-        return (impute(run, _with_cells(held, run, field, x * spread + low)) - low) / spread
+        return (impute(run, with_cells(held, x * spread + low, run.schema.fields[field].columns)) - low) / spread
 
     fills: dict[str, Fill] = {f"{run.recipe.slug} (this run)": by_run}
     fills |= {BASELINES[name]: _classical(name, known) for name in baselines}
@@ -145,12 +146,6 @@ def _cells(run: Run, source: Source, field: str, batch_size: int) -> np.ndarray:
     if np.isnan(out).all():
         raise DataError(f"{source.name} holds no cell with a value; give a table that has some")
     return out
-
-
-def _with_cells(source: Source, run: Run, field: str, cells: np.ndarray) -> Source:
-    from anymask.data.kinds.table import TableColumn
-
-    return Source(name=source.name, columns={field: TableColumn(cells, run.schema.fields[field].columns)})
 
 
 def _classical(name: str, known: np.ndarray) -> Fill:
