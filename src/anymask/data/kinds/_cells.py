@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,10 +165,9 @@ def named(columns: list[Raw], where: str) -> list[Raw]:
     Raises:
         DataError: two columns have one name.
     """
-    names = [column.name for column in columns]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{where} has {names.count(twice[0])} columns named '{twice[0]}'; give each a name of its own")
+    name, times = Counter(column.name for column in columns).most_common(1)[0] if columns else ("", 0)
+    if times > 1:
+        raise DataError(f"{where} has {times} columns named '{name}'; give each a name of its own")
     return columns
 
 
