@@ -149,6 +149,19 @@ class Recipe:
         return replace(self, stages=new)
 
     @property
+    def kind(self) -> str | None:
+        """The kind of data that it is about: what its tokenizer takes."""
+        tokenizer = self.tokenizer
+        if not isinstance(tokenizer, P):
+            return None
+        return tokenizer.args.get("kind") or getattr(tokenizer.part, "takes", None)
+
+    def serves(self, kind: str) -> bool:
+        """Whether it can be trained on a kind of data."""
+        serves = getattr(getattr(self.tokenizer, "part", None), "serves", None)
+        return serves(kind, self.tokenizer.args) if serves else self.kind == kind
+
+    @property
     def claim(self) -> Any:
         """The recipe's claim: `claim` in its file."""
         return getattr(sys.modules.get(self.module), "claim", None)

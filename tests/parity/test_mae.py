@@ -58,7 +58,7 @@ def both(tmp_path, shape=(3, 32, 32), **changes):
     tokens = ours.tokenizer(batch)
     noise = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(1))
     mask = split(noise, 1 - recipe.mask.args["ratio"], keep=ours.corruption.keep)
-    pixels = ours.tokenizer.images(tokens.x["image"], tokens.grid)
+    pixels = ours.tokenizer.whole(tokens.x["image"], tokens.grid)
     return model, ours, Step(batch, tokens, mask, aux={}), pixels, noise
 
 
@@ -109,7 +109,7 @@ def test_more_patches_than_trained_with(tmp_path):
     """The encoder alone, on a larger image."""
     model, ours, *_ = both(tmp_path)
     tokens = ours.tokenizer(batch_of(picture_schema((3, 48, 64))))
-    pixels = ours.tokenizer.images(tokens.x["image"], tokens.grid)
+    pixels = ours.tokenizer.whole(tokens.x["image"], tokens.grid)
     model.config.mask_ratio = 0.0
     with torch.no_grad():
         order = torch.linspace(0, 1, tokens.shape[1]).expand(tokens.shape)

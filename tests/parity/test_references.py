@@ -25,7 +25,7 @@ def test_hog(cells, bins):
     model = recipe.build(picture_schema(), SMALL)
     step = model.hide(batch_of(model.schema, count=2))
     goal = model.target(step, model)["hog"].numpy()
-    images = model.tokenizer.images(step.tokens.x["image"], step.tokens.grid).double().numpy()
+    images = model.tokenizer.whole(step.tokens.x["image"], step.tokens.grid).double().numpy()
     columns = step.tokens.grid[1]
     gaps = []
     for b in range(2):

@@ -63,7 +63,7 @@ def test_simmim(record):
     tokens = ours.tokenizer(batch)
     noise = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(1))
     mask = split(noise, 0.4, keep=ours.corruption.keep)
-    pixels = ours.tokenizer.images(tokens.x["image"], tokens.grid)
+    pixels = ours.tokenizer.whole(tokens.x["image"], tokens.grid)
     with torch.no_grad():
         own = ours.learn(Step(batch, tokens, mask, aux={}))
         their = model(pixels, bool_masked_pos=~mask.visible)

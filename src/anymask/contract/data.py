@@ -49,8 +49,7 @@ def picture_schema(shape: tuple[int, ...] = SHAPE) -> Schema:
 
 def default_schema(recipe: Recipe) -> Schema:
     """The made-up schema that serves a recipe: of the kind that its tokenizer takes."""
-    part = getattr(recipe.tokenizer, "part", None)
-    return example_schema(getattr(part, "takes", "image"))
+    return example_schema(recipe.kind or "image")
 
 
 def batch_of(schema: Schema, count: int = 4, seed: int = 0) -> Sample:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from anymask.contract.subject import ContractError, Subject, asked_rows, edited, predictions, seeded
+from anymask.data.kind import kind_of
 from anymask.engine import Latent, Mask, Model, Sample, Step, Tokens, everything
 
 PADDING, ORDER = "padding", "order"
@@ -156,14 +157,15 @@ def _only_real(mask: Mask, valid: Tensor) -> None:
 
 
 def _extent(model: Model, subject: Subject) -> list[str]:
-    """Images of several sizes in one batch, as the loader pads them: one patch more below and to the right."""
-    names = [n for n, f in subject.schema.fields.items() if f.kind == "image" and n in subject.batch]
-    if len(names) != 1 or len(model.tokenizer.pitch) != 2:
+    """Values of several sizes in one batch, as the loader pads them: one patch more at the end of each axis."""
+    names = [n for n, f in subject.schema.fields.items() if kind_of(f.kind).on_grid and n in subject.batch]
+    sides = getattr(model.tokenizer, "sides", None)
+    if len(names) != 1 or sides is None:
         return []
-    name, image = names[0], subject.batch[names[0]]
-    more = [int(p) for p in model.tokenizer.pitch]
-    big = torch.nn.functional.pad(image, (0, more[1], 0, more[0]), value=7)
-    extent = torch.tensor(image.shape[2:]).expand(len(image), 2)
+    name, values = names[0], subject.batch[names[0]]
+    more = [n for side in reversed(sides) for n in (0, side)]
+    big = torch.nn.functional.pad(values, more, value=7)
+    extent = torch.tensor(values.shape[2:]).expand(len(values), len(sides))
     small, large = model.embed(subject.batch), model.embed({**subject.batch, name: big, "extent": extent})
     if large.ok is None:
         raise ContractError(

@@ -32,6 +32,20 @@ def stack(values: Sequence[np.ndarray | None], shape: Sequence[int], dtype: str)
     return tensor(out), torch.tensor(there)
 
 
+def padded(values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """A batch of values (C, *space) of several sizes, 0 at the end of each axis up to a multiple of `multiple`, and
+    their (B, axes) extents; None where all fill the batch."""
+    sizes = [v.shape[1:] for v in values]
+    each = (multiple,) * len(sizes[0]) if isinstance(multiple, int) else tuple(multiple)
+    space = tuple(-(-max(s[axis] for s in sizes) // m) * m for axis, m in enumerate(each))
+    if all(s == space for s in sizes):
+        return tensor(np.stack(values)), None
+    out = np.zeros((len(values), values[0].shape[0], *space), dtype=values[0].dtype)
+    for row, value in zip(out, values):
+        row[(slice(None), *(slice(n) for n in value.shape[1:]))] = value
+    return tensor(out), torch.tensor(sizes, dtype=torch.int64)
+
+
 def marks(index: np.ndarray, labels: np.ndarray | None, seed: int, step: int) -> dict[str, Any]:
     """What every batch has beside its parts: `index` (B,), `key` (B,) and, where there are labels, `label` (B,)."""
     numbers = torch.from_numpy(np.asarray(index, dtype=np.int64))

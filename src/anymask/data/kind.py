@@ -79,6 +79,8 @@ class Kind(ABC):
     recipe: str  # slug of the recipe that is the default for such data
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
     most_epochs: int = 120  # ... and epochs at most
+    on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
+    renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
         """A source from an object or path only this kind knows; None leaves it to the generic openers."""
@@ -117,8 +119,9 @@ class Kind(ABC):
         """A value as evaluation wants it: its own size, at most `limit` a side."""
 
     @abstractmethod
-    def pad(self, values: Sequence[Value], multiple: int) -> tuple[Tensor, Tensor | None]:
-        """A batch of values of several sizes, and their (B, ...) true extents where padding was needed."""
+    def pad(self, values: Sequence[Value], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """A batch of values of several sizes, padded to a multiple along all axes or along each, and their (B, ...)
+        true extents where padding was needed."""
 
     @abstractmethod
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
@@ -138,6 +141,10 @@ class Kind(ABC):
     @abstractmethod
     def examples(self, field: Field, count: int, seed: int) -> Tensor:
         """(count, *shape) made-up values of a field, with something to learn."""
+
+    def patch(self, field: Field) -> tuple[int, ...]:
+        """Values along each axis of space that a patch takes by default; of kinds on a grid."""
+        raise NotImplementedError(f"a {self.name} is not cut into patches")
 
     # What most kinds have no answer to.
 

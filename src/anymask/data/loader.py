@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -92,19 +92,20 @@ def training_loader(source: AnySource, schema: Schema, *, batch_size: int, steps
 
 
 def ordered_loader(source: AnySource, schema: Schema, *, batch_size: int, workers: int | Literal["auto"] = 0,
-                   size: int | tuple[int, int] | None = None, multiple: int = 1, max_side: int = 1024,
+                   size: int | tuple[int, int] | None = None, multiple: int | Sequence[int] = 1, max_side: int = 1024,
                    fixed: bool = False) -> Loader:
     """Every sample once, in order, nothing random; keys are keyed.keys(0, 0, index).
 
-    Images keep their sizes: within a batch they are padded with 0 at the bottom and right to a multiple of `multiple`,
-    and `extent` (B, 2) int64 has the true (H, W); it is absent where every image fills its batch. With several such
+    Images keep their sizes: within a batch they are padded with 0 at the bottom and right to a multiple of `multiple`
+    (one number, or one for each axis), and `extent` (B, 2) int64 has the true (H, W); values of other kinds likewise,
+    with an extent for each of their axes. It is absent where every value fills its batch. With several such
     parts the name is `<part>.extent`. A side longer than `max_side` is scaled down to it (see `loader.notes`); `size`,
     one side or (H, W), makes all images one size instead (short side resized, centre cropped), and `fixed` the size of
     training. A batch of more than
     2**26 positions is handed out in parts, so there may be more batches than `len`. A sample that cannot be read is
     left out and named in `source.skipped`: `index` says which samples are there.
     """
-    if batch_size < 1 or multiple < 1 or max_side < 1:
+    if batch_size < 1 or min((multiple,) if isinstance(multiple, int) else multiple) < 1 or max_side < 1:
         raise DataError(f"ordered_loader needs positive numbers; got batch_size={batch_size}, multiple={multiple}, "
                         f"max_side={max_side}")
     if isinstance(source, StreamSource):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ BATCH_PIXELS = 2**26  # positions (H x W x B) in one batch; a fuller one is hand
 class OrderedSteps(Dataset[Any]):
     """Item n is the n-th run of batch_size samples: ([batches], row -> reason of what was unreadable), or an error."""
 
-    def __init__(self, source: Source, schema: Schema, batch_size: int, size: tuple[int, int] | None, multiple: int,
+    def __init__(self, source: Source, schema: Schema, batch_size: int, size: tuple[int, int] | None,
+                 multiple: int | Sequence[int],
                  max_side: int, fixed: bool) -> None:
         self.source, self.schema, self.batch_size, self.size = source, schema, batch_size, size
         self.multiple, self.max_side, self.kinds, self._labels = multiple, max_side, source.kinds, source.labels

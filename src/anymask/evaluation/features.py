@@ -177,9 +177,9 @@ def _blocks(
     """(sample numbers, features) from sample `start` on, a multiple of the batch size: every batch is then padded as in
     a call from 0."""
     rest = source if start == 0 else source.subset(np.arange(start, len(source)))
-    # Tokenizers that cut images into patches name the patch; others take any size.
+    # Tokenizers that cut values into patches name their sides; others take any size.
     loader = ordered_loader(
-        rest, encode.schema, batch_size=batch_size, size=size, multiple=getattr(encode.model.tokenizer, "patch", 1)
+        rest, encode.schema, batch_size=batch_size, size=size, multiple=getattr(encode.model.tokenizer, "sides", 1)
     )
     for batch in track(loader, description="embedding", total=len(loader), disable=not progress, transient=True):
         yield batch["index"].numpy() + start, encode(batch).numpy()

@@ -61,7 +61,7 @@ def nearest(x: Tensor, visible: Tensor, pos: Tensor) -> Tensor:
 
 def interpolated(images: Tensor, visible: Tensor) -> Tensor:
     """Images (B, C, H, W), linear between visible pixels (B, H, W) on their Delaunay triangles, and outside these the
-    nearest visible pixel: SciPy's."""
+    nearest visible pixel: SciPy's. Series (B, C, T) with (B, T) likewise between neighbours."""
     from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
     from scipy.spatial import QhullError
 
@@ -69,6 +69,9 @@ def interpolated(images: Tensor, visible: Tensor) -> Tensor:
     for image, shown in zip(out, visible.cpu().numpy()):
         at, asked, values = np.argwhere(shown), np.argwhere(~shown), image[:, shown].T
         if not len(at) or not len(asked):
+            continue
+        if at.shape[1] == 1:
+            image[:, ~shown] = [np.interp(asked[:, 0], at[:, 0], channel) for channel in values.T]
             continue
         filled = NearestNDInterpolator(at, values)(asked)
         try:

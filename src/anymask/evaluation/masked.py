@@ -34,9 +34,9 @@ def batches(
     """Every readable sample once, in order, on the model's device; `index` says which. With `fixed` all are made the
     size of training, in whole patches."""
     device = next(model.parameters()).device
-    patch = getattr(model.tokenizer, "patch", 1)  # tokenizers that cut images into patches name the patch
+    sides = getattr(model.tokenizer, "sides", 1)  # tokenizers that cut values into patches name their sides
     schema = cropped(schema, model) if fixed else schema
-    loader = ordered_loader(source, schema, batch_size=batch_size, multiple=patch, fixed=fixed)
+    loader = ordered_loader(source, schema, batch_size=batch_size, multiple=sides, fixed=fixed)
     for batch in track(loader, description="masking", total=len(loader), disable=not progress, transient=True):
         yield {name: value.to(device) for name, value in batch.items()}
 

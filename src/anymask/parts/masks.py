@@ -4,6 +4,7 @@ the corruption lets into the encoder (`model.corruption.keep`)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -50,23 +51,31 @@ class Scored(Part):
 
 
 class Random(Scored):
-    """Tokens drawn uniformly (MAE, arXiv:2111.06377, section 3), or whole square units of them (SimMIM,
-    arXiv:2111.09886, section 3.2).
+    """Tokens drawn uniformly (MAE, arXiv:2111.06377, section 3), or whole units of them: squares (SimMIM,
+    arXiv:2111.09886, section 3.2), tubes through time (VideoMAE, arXiv:2203.12602, section 3.3), bands.
 
     Args:
         ratio, ask: see `Scored`.
-        unit: tokens along each axis of a grid that are hidden or shown together.
+        unit: tokens along the axes of a grid that are hidden or shown together: one number for all axes or one for
+            each, 0 = the whole axis.
         fewest: tokens that stay visible on small grids, whatever the ratio.
     """
 
     def __init__(
-        self, model: Model, *, ratio: float = 0.75, unit: int = 1, fewest: int = 1, ask: float | None = 1.0
+        self,
+        model: Model,
+        *,
+        ratio: float = 0.75,
+        unit: int | Sequence[int] = 1,
+        fewest: int = 1,
+        ask: float | None = 1.0,
     ):
         super().__init__(model, ratio=ratio, ask=ask)
-        if unit < 1:
-            raise RecipeError(f"mask.unit counts tokens, at least 1, not {unit}")
+        units = (unit,) if isinstance(unit, int) else tuple(unit)
+        if min(units) < (1 if isinstance(unit, int) else 0):
+            raise RecipeError(f"mask.unit counts tokens, at least 1 (or 0 for one whole axis of several), not {unit}")
         grid = getattr(model.tokenizer, "grid", None)
-        if unit > 1 and grid is not None and unit >= max(grid):
+        if grid is not None and units != (1,) and all(u >= n for u, n in zip(_along(unit, grid), grid)):
             raise RecipeError(
                 f"mask units of {unit} tokens hide a whole grid of {grid}; --set mask.unit={max(1, max(grid) // 3)}"
             )
@@ -78,7 +87,8 @@ class Random(Scored):
         grid = tokens.grid
         if tokens.valid is not None or grid is None:
             return 1.0 - self.ratio
-        area = self.unit ** len(grid) if not any(n % self.unit for n in grid) else 1  # whole units, none cut in two
+        units = _along(self.unit, grid)
+        area = math.prod(units) if not any(n % u for n, u in zip(grid, units)) else 1  # whole units, none cut in two
         shown = int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)
         return max(shown, -(-self.fewest // area)) * area
 
@@ -88,11 +98,21 @@ class Random(Scored):
             return keyed.uniform(key, tokens.shape[1])
         if tokens.grid is None:
             raise RecipeError("mask units need tokens on a grid; use mask.unit=1")
-        cell = (grid_index(tokens.grid, key.device) // self.unit).long()  # N P
+        units = torch.tensor(_along(self.unit, tokens.grid), device=key.device)
+        cell = (grid_index(tokens.grid, key.device) // units).long()  # N P
         name = cell[:, 0]
         for axis in range(1, cell.shape[1]):
             name = name * tokens.grid[axis] + cell[:, axis]
         return keyed.uniform(key, name)
+
+
+def _along(unit: int | Sequence[int], grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Tokens of a unit along each axis of a grid."""
+    if isinstance(unit, int):
+        return (unit,) * len(grid)
+    if len(unit) != len(grid):
+        raise RecipeError(f"mask.unit={tuple(unit)} needs a number for each of the {len(grid)} axes of {grid}")
+    return tuple(u or n for u, n in zip(unit, grid))
 
 
 class Block(Scored):

@@ -16,17 +16,17 @@ class SinCos(nn.Module):
     """Sines and cosines of the coordinates, an equal share of the width for each axis (Vaswani et al. 2017,
     arXiv:1706.03762, section 3.5; in two dimensions as MAE, arXiv:2111.06377). For any grid, and off the grid.
 
-    As in MAE, the *last* axis (columns) comes first, each axis as all its sines and then all its cosines.
+    As in MAE, the *last* axis (columns) comes first, each axis as all its sines and then all its cosines. What the axes
+    cannot share equally stays zero.
     """
 
     def __init__(self, model: Model, *, width: int):
         super().__init__()
         pitch = model.tokenizer.pitch
-        if width % (2 * len(pitch)):
-            raise RecipeError(
-                f"sin-cos positions in {len(pitch)} axes need a width that {2 * len(pitch)} divides, not {width}"
-            )
-        share = width // len(pitch)
+        share = width // (2 * len(pitch)) * 2
+        if not share:
+            raise RecipeError(f"sin-cos positions in {len(pitch)} axes need a width of {2 * len(pitch)}, not {width}")
+        self.rest = width - share * len(pitch)
         rates = 10000.0 ** (-torch.arange(share // 2, dtype=torch.float64) / (share / 2))
         self.register_buffer("rates", rates, persistent=False)
         self.register_buffer("pitch", torch.tensor(pitch), persistent=False)
@@ -37,7 +37,8 @@ class SinCos(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         place = (tokens.pos / self.pitch - 0.5).flip(-1)  # B N P, in tokens
         angle = place[..., None].double() * self.rates  # B N P share/2
-        return torch.cat([angle.sin(), angle.cos()], -1).flatten(2).float()
+        found = torch.cat([angle.sin(), angle.cos()], -1).flatten(2).float()
+        return F.pad(found, (0, self.rest)) if self.rest else found
 
 
 class Table(nn.Module):

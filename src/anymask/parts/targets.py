@@ -96,7 +96,7 @@ class Hog(Part):
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         tokenizer, tokens = model.tokenizer, step.tokens
-        images = tokenizer.images(tokens.x[tokenizer.field].float(), tokens.grid)
+        images = tokenizer.whole(tokens.x[tokenizer.field].float(), tokens.grid)
         hog = self.histograms(images, tokenizer.patch // self.cells)  # B C bins h w
         hog = hog.unflatten(4, (-1, self.cells)).unflatten(3, (-1, self.cells))  # B C bins h c w c
         hog = hog.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).flatten(1, 2)  # B N C*bins*c*c

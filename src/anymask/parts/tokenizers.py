@@ -4,90 +4,134 @@ training sample has along each axis; `pitch` how far apart they are, in the unit
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from anymask.data.kind import kind_of
 from anymask.engine import Model, Part, Sample, Tokens
 from anymask.recipe import RecipeError
 
 
-def default_patch(height: int, width: int) -> int:
-    """Pixels a patch is wide by default: 2 for short sides up to 16, 4 up to 64, 8 up to 128, else the papers' 16."""
-    side = min(height, width)
-    return 2 if side <= 16 else 4 if side <= 64 else 8 if side <= 128 else 16
-
-
 class Patches(Part):
-    """Images to square patches.
+    """Values on a grid (pixels of images, videos and volumes, frames of spectrograms, moments of series) to patches.
 
-    (B, C, H, W) in raw units -> stream `image` (B, N, patch * patch * C), standardised with the mean and spread of
-    each channel that the schema holds; within a patch rows first, then columns, then channels. `pos` is the centre of
-    a patch in pixels (row, column). With `extent` (B, 2) in the sample, patches that start outside it are not valid.
+    (B, C, *space) in raw units -> stream (B, N, values * C), standardised with the mean and spread of each channel that
+    the schema holds; within a patch the last axis of space is fastest, and after it come the channels. `pos` is the
+    centre of a patch, in values along each axis. With `extent` (B, axes) in the sample, patches that start outside it
+    are not valid.
 
     Args:
-        patch: pixels; None = `default_patch` of the schema's size.
-        field: of the schema.
+        patch: values along each axis, one number for all or one for each; None = the default of the kind of data.
+        kind: of data; None = of any kind that lies on a grid, and images in the contract.
+        field: of the schema; None = the first one of that kind.
     """
 
     takes = "image"
-    renderer = "anymask.reports.images:Images"  # looked up when something is drawn, see `anymask.reports.renderer`
 
-    def __init__(self, model: Model, *, patch: int | None = None, field: str = "image"):
+    @staticmethod
+    def serves(kind: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether it takes fields of a kind, with such arguments."""
+        asked = arguments.get("kind")
+        return kind_of(kind).on_grid if asked is None else kind == asked
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        patch: int | Sequence[int] | None = None,
+        kind: str | None = None,
+        field: str | None = None,
+    ):
         super().__init__(model)
-        image = model.schema.fields[field]
-        self.field, self.channels = field, image.shape[0]
-        height, width = image.shape[1:]
-        if patch is not None and (patch < 1 or height % patch or width % patch):
-            fits = [p for p in range(2, min(height, width) + 1) if height % p == 0 and width % p == 0]
+        fields = model.schema.fields
+        self.field = field or next(name for name, f in fields.items() if self.serves(f.kind, {"kind": kind}))
+        about = fields[self.field]
+        self.channels, space = about.shape[0], about.shape[1:]
+        self.sides = self._sides(patch, space) if patch is not None else kind_of(about.kind).patch(about)
+        if any(n < side for n, side in zip(space, self.sides)) or all(n < 2 * p for n, p in zip(space, self.sides)):
             raise RecipeError(
-                f"patches of {patch} pixels do not fit images of {height} x {width}; "
-                f"patches that fit: {', '.join(map(str, fits[:8])) or 'none'} (--set tokenizer.patch=...)"
+                f"{about.kind}s of {_by(space)} are too small for patches of {_by(self.sides)} "
+                "(--set tokenizer.patch=...)"
             )
-        self.patch = patch or default_patch(height, width)
-        if min(height, width) < 2 * self.patch:
-            raise RecipeError(f"images of {height} x {width} are too small for patches of {self.patch} pixels")
-        self.streams = {field: self.patch * self.patch * self.channels}
-        self.grid = (height // self.patch, width // self.patch)
-        self.pitch = (float(self.patch), float(self.patch))
-        scale = torch.tensor(image.std, dtype=torch.float32)
-        self.register_buffer("mean", torch.tensor(image.mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", scale, persistent=False)
+        self.streams = {self.field: math.prod(self.sides) * self.channels}
+        self.grid = tuple(n // side for n, side in zip(space, self.sides))
+        self.pitch = tuple(float(side) for side in self.sides)
+        self.renderer = kind_of(about.kind).renderer
+        shape = (-1, *[1] * len(space))
+        for name, values in (("mean", about.mean), ("std", about.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(shape), persistent=False)
 
-    mean: Tensor
+    mean: Tensor  # C *1
     std: Tensor
 
+    @staticmethod
+    def _sides(patch: int | Sequence[int], space: tuple[int, ...]) -> tuple[int, ...]:
+        sides = (patch,) * len(space) if isinstance(patch, int) else tuple(patch)
+        if len(sides) != len(space):
+            raise RecipeError(
+                f"patches of {_by(sides)} do not fit {_by(space)}: give a side for each of {len(space)} axes"
+            )
+        if any(side < 1 or n % side for n, side in zip(space, sides)):
+            fits = [p for p in range(2, min(space) + 1) if not any(n % p for n in space)]
+            raise RecipeError(
+                f"patches of {_by(sides)} do not fit {_by(space)}; patches that fit: "
+                f"{', '.join(map(str, fits[:8])) or 'none of equal sides'} (--set tokenizer.patch=...)"
+            )
+        return sides
+
     @property
-    def crop(self) -> tuple[int, int]:
-        """(H, W) of a training sample in pixels: whole patches."""
-        return self.grid[0] * self.patch, self.grid[1] * self.patch
+    def patch(self) -> int:
+        """The side of a patch whose sides are equal."""
+        if len(set(self.sides)) > 1:
+            raise RecipeError(f"patches of {_by(self.sides)} are not squares, which this needs")
+        return self.sides[0]
+
+    @property
+    def crop(self) -> tuple[int, ...]:
+        """Space of a training sample: whole patches."""
+        return tuple(n * side for n, side in zip(self.grid, self.sides))
 
     def forward(self, sample: Sample) -> Tokens:
-        image = sample[self.field]
-        h, w = image.shape[2] // self.patch, image.shape[3] // self.patch
-        if h * self.patch != image.shape[2] or w * self.patch != image.shape[3]:
-            raise ValueError(f"images of {tuple(image.shape[2:])} pixels are not whole patches of {self.patch}")
-        x = (image.float() - self.mean[:, None, None]) / self.std[:, None, None]
-        x = self.patches(x)
-        pos = (grid_index((h, w), x.device) + 0.5) * self.patch
+        values = sample[self.field]
+        space = values.shape[2:]
+        grid = tuple(n // side for n, side in zip(space, self.sides))
+        if any(n % side for n, side in zip(space, self.sides)):
+            raise ValueError(f"'{self.field}' of {_by(space)} is not whole patches of {_by(self.sides)}")
+        x = self.patches((values.float() - self.mean) / self.std)
+        corner = grid_index(grid, x.device) * x.new_tensor(self.sides)
         valid = None
         if "extent" in sample:
-            valid = (pos - 0.5 * self.patch < sample["extent"][:, None]).all(-1)  # B N
-        return Tokens({self.field: x}, pos[None], valid, grid=(h, w))
+            valid = (corner < sample["extent"][:, None]).all(-1)  # B N
+        return Tokens({self.field: x}, (corner + 0.5 * x.new_tensor(self.sides))[None], valid, grid=grid)
 
-    def patches(self, images: Tensor) -> Tensor:
-        """Standardised images (B, C, H, W), whole patches, to patches (B, N, patch * patch * C)."""
-        x = images.unflatten(2, (-1, self.patch)).unflatten(4, (-1, self.patch))  # B C h p w p
-        return x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # B hw ppC
+    def patches(self, values: Tensor) -> Tensor:
+        """Standardised values (B, C, *space), whole patches, to patches (B, N, values * C)."""
+        axes = len(self.sides)
+        for axis, side in enumerate(self.sides):
+            values = values.unflatten(2 + 2 * axis, (-1, side))  # B C n p ...
+        outer, inner = range(2, 2 + 2 * axes, 2), range(3, 3 + 2 * axes, 2)
+        return values.permute(0, *outer, *inner, 1).flatten(1 + axes).flatten(1, axes)
 
-    def images(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """Standardised patches (B, N, patch * patch * C) back to standardised images (B, C, H, W)."""
-        x = x.unflatten(1, grid).unflatten(3, (self.patch, self.patch, self.channels))  # B h w p p C
-        return x.permute(0, 5, 1, 3, 2, 4).flatten(2, 3).flatten(3)
+    def whole(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Standardised patches (B, N, values * C) back to standardised values (B, C, *space)."""
+        axes = len(self.sides)
+        x = x.unflatten(1, grid).unflatten(1 + axes, (*self.sides, self.channels))  # B n.. p.. C
+        pairs = [axis for i in range(axes) for axis in (1 + i, 1 + axes + i)]
+        x = x.permute(0, 1 + 2 * axes, *pairs)  # B C n p n p ..
+        for axis in range(axes):
+            x = x.flatten(2 + axis, 3 + axis)
+        return x
 
-    def raw(self, images: Tensor) -> Tensor:
-        """Standardised images (B, C, H, W) back to the units of the data."""
-        return images * self.std[:, None, None] + self.mean[:, None, None]
+    def raw(self, values: Tensor) -> Tensor:
+        """Standardised values (B, C, *space) back to the units of the data."""
+        return values * self.std + self.mean
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 class Cells(Part):

@@ -37,7 +37,7 @@ class Images:
 
     def pixels(self, content: Tensor) -> Tensor:
         """Standardised patches (B, N, D) to (B, C, H, W) in the units of the data."""
-        return self.tokenizer.raw(self.tokenizer.images(content.float(), self.tokenizer.grid))
+        return self.tokenizer.raw(self.tokenizer.whole(content.float(), self.tokenizer.grid))
 
     def masked(self, content: Tensor, shown: Tensor) -> Tensor:
         """As `pixels`, NaN where not shown (B, N)."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from anymask.data import infer_schema, open_source
 from anymask.engine import Model
 from anymask.reports.images import Images, rgb, value_range
-from anymask.reports.renderer import contents, filled
+from anymask.reports.renderer import contents, filled, renderer_of
 from anymask.run import Run, write_atomically
 
 from . import measure, planning
@@ -26,7 +26,7 @@ GAP, LINE = 4, 14  # pixels between panels, and of a line of text
 
 def drawable(model: Model) -> bool:
     """Whether the model's data are images on a grid of patches."""
-    return hasattr(model.tokenizer, "images") and hasattr(model.tokenizer, "raw")
+    return isinstance(renderer_of(model), Images)
 
 
 def picture(model: Model, batch: dict[str, Tensor]) -> Image.Image:

@@ -209,14 +209,13 @@ def default_recipe(schema: Schema) -> str:
 
 def fitting(recipe: Recipe, schema: Schema) -> None:
     """Raises RecipeError where a recipe's tokenizer takes no part that the data have; names the recipes that do."""
-    takes = getattr(getattr(recipe.tokenizer, "part", None), "takes", None)
     have = [field.kind for field in schema.fields.values()]
-    if takes is None or takes in have:
+    if recipe.kind is None or any(recipe.serves(kind) for kind in have):
         return
-    fit = [slug for slug in catalogue() if getattr(find(slug).tokenizer.part, "takes", None) in have]
+    fit = [slug for slug in catalogue() if any(find(slug).serves(kind) for kind in have)]
     raise RecipeError(
-        f"recipe {recipe.slug!r} takes data of kind {takes!r}, and {schema.source} has {', '.join(have)}; recipes that "
-        f"fit: {', '.join(fit) or 'none'} (--recipe)"
+        f"recipe {recipe.slug!r} takes data of kind {recipe.kind!r}, and {schema.source} has {', '.join(have)}; "
+        f"recipes that fit: {', '.join(fit) or 'none'} (--recipe)"
     )
 
 

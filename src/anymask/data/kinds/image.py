@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..augment import Compose, Cover, FitSize, RandomCrop, RandomResizedCrop, resize
-from ..collate import tensor
+from ..collate import padded
 from ..columns import ArrayColumn, Blobs, Column
 from ..errors import DataError, SchemaError, Unreadable, some
 from ..kind import Blob, Kind, Meter, Settled
@@ -91,6 +91,13 @@ class ImageKind(Kind):
     name = "image"
     endings = ENDINGS
     recipe = "mae"
+    on_grid = True
+    renderer = "anymask.reports.images:Images"
+
+    def patch(self, field: Field) -> tuple[int, ...]:
+        """2 pixels for short sides up to 16, 4 up to 64, 8 up to 128, else the papers' 16."""
+        side = min(field.shape[1:])
+        return (2 if side <= 16 else 4 if side <= 64 else 8 if side <= 128 else 16,) * 2
 
     def settle(self, blobs: Blobs, options: Options) -> Settled:
         peeks, bad = _peek_all(blobs, options.layout)
@@ -147,15 +154,8 @@ class ImageKind(Kind):
         h, w = (max(1, round(n * limit / longest)) for n in value.shape[1:])
         return resize(value, (h, w))
 
-    def pad(self, values: Sequence[np.ndarray], multiple: int) -> tuple[Tensor, Tensor | None]:
-        sizes = [v.shape[1:] for v in values]
-        h, w = (-(-max(s[i] for s in sizes) // multiple) * multiple for i in (0, 1))
-        if all(s == (h, w) for s in sizes):
-            return tensor(np.stack(values)), None
-        out = np.zeros((len(values), values[0].shape[0], h, w), dtype=values[0].dtype)
-        for row, value in zip(out, values):
-            row[:, : value.shape[1], : value.shape[2]] = value
-        return tensor(out), torch.tensor(sizes, dtype=torch.int64)
+    def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        return padded(values, multiple)
 
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
         if trained.shape[0] != given.shape[0]:

@@ -66,7 +66,7 @@ def evaluate(
         _steps(model, _values(step), axis)
         for step in _hidden(model, batches(model, run.schema, train, **whole), axis, horizon)
     ])  # fmt: skip
-    ahead = horizon * _patch(model)
+    ahead = horizon * _patch(model, axis)
     past = known.shape[1] - ahead
     _check_season(season, past)
     true: list[np.ndarray] = []
@@ -143,16 +143,16 @@ def _values(step: Step) -> Tensor:
     return x
 
 
-def _patch(model: Model) -> int:
-    """Steps that a token spans."""
-    return getattr(model.tokenizer, "patch", 1)
+def _patch(model: Model, axis: int) -> int:
+    """Steps that a token spans along an axis."""
+    return model.tokenizer.sides[axis] if hasattr(model.tokenizer, "sides") else 1
 
 
 def _steps(model: Model, x: Tensor, axis: int) -> np.ndarray:
     """Tokens (B, N, D) as (B, T, S): the steps of time, and all values of each."""
     tokenizer = model.tokenizer
-    if hasattr(tokenizer, "images"):
-        x = tokenizer.images(x, tokenizer.grid).movedim(2 + axis, 1)  # B H C W, or B W C H
+    if hasattr(tokenizer, "whole"):
+        x = tokenizer.whole(x, tokenizer.grid).movedim(2 + axis, 1)  # B H C W, or B W C H
     else:
         x = x.unflatten(1, tokenizer.grid).movedim(1 + axis, 1)
     return x.flatten(2).float().cpu().numpy()

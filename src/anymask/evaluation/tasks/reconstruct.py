@@ -68,8 +68,8 @@ def evaluate(
     x = torch.cat([next(iter(tokens.x.values())) for tokens in train])
     valid = None if train[0].valid is None else torch.cat([t.valid for t in train])  # type: ignore[misc]
     real = x.is_floating_point()
-    images = hasattr(model.tokenizer, "images")
-    methods = _fillings(model, x, valid, images) if real else {}
+    grid = hasattr(model.tokenizer, "whole")  # values on a grid, cut into patches
+    methods = _fillings(model, x, valid) if real else {}
     field = next(iter(run.schema.fields.values()))
     errors: dict[str, np.ndarray] = {}  # method -> (ratio, draw) mean error
     for i, ratio in enumerate(ratios):
@@ -77,16 +77,16 @@ def evaluate(
             sums: dict[str, Tensor] = {}
             for sample in batches(model, run.schema, held, progress=progress, **whole):
                 step = hidden_at(model, sample, ratio, keyed.fold(keyed.fold(sample["key"], seed), draw))
-                found = _filled(step, methods, models, images) if real else _guessed(step, x, valid, models)
+                found = _filled(step, methods, models, grid) if real else _guessed(step, x, valid, models)
                 for name, (total, count) in found.items():
                     sums[name] = sums.get(name, torch.zeros(2, dtype=torch.float64)) + torch.stack([total, count])
             for name, (total, count) in sums.items():
                 errors.setdefault(name, np.full((len(ratios), draws), np.nan))[i, draw] = float(total / count)
-    span = field.high - field.low if images and hasattr(field, "high") else None
+    span = field.high - field.low if grid and hasattr(field, "high") else None
     rows = [row for name, found in errors.items() for row in _rows(name, found, real, span)]
     title = f"filling in hidden tokens of {len(held):,} samples of {held.name}, {run.recipe.slug}"
     heads = ["figure", *(f"{100 * ratio:g} % hidden" for ratio in ratios)]
-    return Table(("filled by", *heads), rows, title=title, notes=_notes(model, real, images, draws, x))
+    return Table(("filled by", *heads), rows, title=title, notes=_notes(model, real, grid, draws, x))
 
 
 def hidden_at(model: Model, sample: dict[str, Tensor], ratio: float, key: Tensor) -> Step:
@@ -115,7 +115,7 @@ def _some(source: Source, most: int, seed: int) -> Source:
 Fill = Callable[[Step, Tensor], Tensor]  # (step, content (B, N, D)) -> content (B, N, D)
 
 
-def _fillings(model: Model, x: Tensor, valid: Tensor | None, images: bool) -> dict[str, Fill]:
+def _fillings(model: Model, x: Tensor, valid: Tensor | None) -> dict[str, Fill]:
     narrow = x[0].numel() <= WIDEST
     gaussian = Gaussian(x, valid) if narrow else None
     if gaussian is not None:
@@ -125,7 +125,7 @@ def _fillings(model: Model, x: Tensor, valid: Tensor | None, images: bool) -> di
         place = lambda step, content: torch.where(step.mask.visible[..., None], content, mean)
     found = {"mean of the place": place}
     found["nearest visible token"] = lambda step, content: nearest(content, step.mask.visible, step.tokens.pos)
-    if images:
+    if len(getattr(model.tokenizer, "sides", ())) in (1, 2):  # of more axes it takes hours
         found["linear interpolation"] = lambda step, content: _interpolated(model, step, content)
     if gaussian is not None:
         found["best linear prediction"] = lambda step, content: gaussian(content, step.mask.visible)
@@ -138,15 +138,15 @@ def _mean(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _interpolated(model: Model, step: Step, x: Tensor) -> Tensor:
-    """Patches, interpolated as pixels."""
+    """Patches, interpolated value by value."""
     tokenizer, grid = model.tokenizer, step.tokens.grid
-    shown = tokenizer.images(step.mask.visible[..., None].expand_as(x).to(x.dtype), grid)[:, 0] > 0.5
-    return tokenizer.patches(interpolated(tokenizer.images(x, grid), shown))
+    shown = tokenizer.whole(step.mask.visible[..., None].expand_as(x).to(x.dtype), grid)[:, 0] > 0.5
+    return tokenizer.patches(interpolated(tokenizer.whole(x, grid), shown))
 
 
 @torch.no_grad()
 def _filled(
-    step: Step, methods: dict[str, Fill], models: dict[str, Model], images: bool
+    step: Step, methods: dict[str, Fill], models: dict[str, Model], grid: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Sum of squared errors over hidden values, and their number, of every method."""
     ((_, x),) = step.tokens.x.items()
@@ -158,8 +158,8 @@ def _filled(
     found = {}
     for name, y in made.items():
         gap = torch.where(asked[..., None], y - x, 0.0)
-        if images:
-            gap = tokenizer.images(gap, step.tokens.grid) * tokenizer.std[:, None, None]
+        if grid:
+            gap = tokenizer.whole(gap, step.tokens.grid) * tokenizer.std
         found[name] = (gap.double().square().sum().cpu(), count.cpu())
     return found
 
@@ -203,10 +203,10 @@ def _rows(name: str, errors: np.ndarray, real: bool, span: float | None) -> list
     return rows
 
 
-def _notes(model: Model, real: bool, images: bool, draws: int, x: Tensor) -> list[str]:
+def _notes(model: Model, real: bool, grid: bool, draws: int, x: Tensor) -> list[str]:
     notes = [f"mean and 95 % interval over {draws} draws of masks, the same for all methods"]
     if real:
-        notes.append(f"RMSE is in {'raw units' if images else 'the units of the tokenizer'}, over all hidden values")
+        notes.append(f"RMSE is in {'raw units' if grid else 'the units of the tokenizer'}, over all hidden values")
         if x[0].numel() > WIDEST:
             notes.append(f"samples have {x[0].numel():,} values: too many for the best linear prediction")
     borrows = getattr(model.target, "borrows", None)
