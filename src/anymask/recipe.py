@@ -163,8 +163,14 @@ class Recipe:
 
     @property
     def claim(self) -> Any:
-        """The recipe's claim: `claim` in its file."""
+        """The recipe's main claim: `claim` in its file."""
         return getattr(sys.modules.get(self.module), "claim", None)
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """All its claims by name: the main one as "", and what its file has in the dict `further_claims`."""
+        main = {} if self.claim is None else {"": self.claim}
+        return main | getattr(sys.modules.get(self.module), "further_claims", {})
 
     @property
     def summary(self) -> str:

@@ -40,6 +40,11 @@ def {slug}(r):
 
 claim = Claim(text="dropping beats replacing", better_than=lambda r: r.but({comparator}), on="digits", samples=64,
               epochs=1, batch_size=32)
+
+further_claims = {{
+    "ratio": Claim(text="half beats a quarter", better_than=lambda r: r.but(mask={{"ratio": 0.25}}), on="digits",
+                   samples=64, epochs=1, batch_size=32)
+}}
 """
 
 
@@ -133,6 +138,32 @@ def test_evidence_and_cache(make, tmp_path, monkeypatch):
         verify(recipe, seeds=3, budget=0.0, out=tmp_path / "evidence", progress=False)
 
 
+def test_a_further_claim_has_its_own_file_and_shares_the_first_arm(make, tmp_path):
+    recipe, out = make("several"), tmp_path / "evidence"
+    main = verify(recipe, seeds=2, out=out, progress=False)
+    further = verify(recipe, name="ratio", seeds=2, out=out, progress=False)
+    assert Evidence.read(out / "several.ratio.json") == further
+    assert further.command == "anymask verify several.py:several --claim ratio --seeds 2"
+    assert further.difference == [{"argument": "mask.ratio", "ours": "0.5", "comparator": "0.25"}]
+    assert further.arms["ours"] == main.arms["ours"] and further.arms["comparator"] != main.arms["comparator"]
+    with pytest.raises(ClaimError, match="no claim 'depth'; its further claims: 'ratio'"):
+        verify(recipe, name="depth", progress=False)
+
+
+def test_a_pilot_reads_no_test_sample_and_writes_nothing(make, tmp_path):
+    recipe = make("piloted")
+    bench = arms.open_bench(recipe.claim, None, 1.0, pilot=True)
+    real = arms.open_bench(recipe.claim, None, 1.0)
+    assert np.array_equal(bench.train.labels, real.train.labels)
+    assert len(bench.test) == 1297 - 64 and len(real.test) == 500
+    hashes = [{part.content_hash(i) for i in range(len(part))} for part in (bench.train, bench.test, real.test)]
+    assert not hashes[0] & hashes[1] and not hashes[1] & hashes[2]
+    found = verify(recipe, seeds=2, pilot=True, out=tmp_path / "evidence", progress=False)
+    assert found.seeds == [100, 101] and not (tmp_path / "evidence").exists()
+    with pytest.raises(ClaimError, match="leaves nothing for a pilot"):
+        arms.open_bench(recipe.claim, None, 100.0, pilot=True)
+
+
 def test_the_fingerprint_is_of_what_decides_the_result(make):
     recipe = make("prints")
     bench = arms.open_bench(recipe.claim, None, 1.0)
@@ -185,7 +216,10 @@ def test_the_page_lists_every_recipe_with_what_the_files_say(tmp_path):
             assert str(found.effect) in line and found.verdict in line
         else:
             assert line.endswith("| not run |")
-    assert page(tmp_path).count("| not run |") == len(list(catalogue()))
+        for name in find(slug).claims:
+            if name and (folder / f"{slug}.{name}.json").is_file():
+                assert str(Evidence.read(folder / f"{slug}.{name}.json").effect) in text
+    assert page(tmp_path).count("| not run |") == sum(len(find(slug).claims) for slug in catalogue())
     assert (arms.REPOSITORY / "docs" / "evidence.md").read_text() == text, "run: anymask evidence -o docs/evidence.md"
 
 

@@ -29,6 +29,7 @@ from anymask.run import Run, write_atomically
 
 REPOSITORY = Path(__file__).resolve().parents[3]  # of a source checkout
 PRECISION = "bf16"  # on every machine, so that arms differ in nothing else
+PILOTED = 5_000  # samples that a pilot is measured on
 SUBSET_SEED = 0  # the training part is the same for all seeds, arms and claims
 
 
@@ -182,8 +183,9 @@ class Bench:
         return self.claim.metric.scores(run, self.train, self.test, trained=trained, precision=PRECISION)
 
 
-def open_bench(claim: Claim, data: str | Path | None, scale: float) -> Bench:
-    """The data of a claim at a scale.
+def open_bench(claim: Claim, data: str | Path | None, scale: float, *, pilot: bool = False) -> Bench:
+    """The data of a claim at a scale. With `pilot` the test part is of training samples that are not trained on, as
+    many as `PILOTED` at most.
 
     Raises:
         ClaimError: the data set is not there, or lacks what the metric needs.
@@ -193,7 +195,17 @@ def open_bench(claim: Claim, data: str | Path | None, scale: float) -> Bench:
         raise ClaimError(f"--scale {scale} must be positive, as 0.5 or 4")
     samples = max(1, min(len(whole), round(scale * claim.samples)))
     epochs = max(1, round(scale * claim.samples * claim.epochs / samples))
-    chosen = np.sort(np.random.default_rng(SUBSET_SEED).permutation(len(whole))[:samples])
+    order = np.random.default_rng(SUBSET_SEED).permutation(len(whole))
+    chosen = np.sort(order[:samples])
+    if pilot:
+        rest = np.sort(order[samples:][:PILOTED])
+        if "test" not in whole.splits or len(rest) < 2:
+            raise ClaimError(
+                f"{whole.name} leaves nothing for a pilot: it needs a test split, which is not looked at, and training "
+                f"samples beside the {samples:,} that are trained on (--scale)"
+            )
+        held = whole.subset(rest)
+        whole = whole.subset(np.arange(len(whole))).with_splits("train", {"test": lambda: held})
     train, test = claim.metric.parts(whole, chosen)
     cache = Path(os.environ.get("ANYMASK_CACHE") or "~/.cache/anymask/claims").expanduser()
     return Bench(claim, train, test, infer_schema(train), epochs, cache)

@@ -21,7 +21,8 @@ ARMS = ("ours", "comparator")
 
 @dataclass
 class Evidence:
-    """What `verify` found; `<slug>.json` has the same fields. Scores and effects are in the claim's `unit`."""
+    """What `verify` found; `<slug>.json`, or `<slug>.<name>.json` of a further claim, has the same fields. Scores and
+    effects are in the claim's `unit`."""
 
     recipe: str
     claim: str
@@ -39,6 +40,7 @@ class Evidence:
     command: str
     machine: dict[str, Any]
     date: str
+    name: str = ""  # of a further claim; "" = the recipe's main one
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -57,10 +59,10 @@ class Evidence:
         return cls(**{**found, "effect": effect})
 
     def save(self, folder: str | Path) -> Path:
-        """Writes <folder>/<recipe>.json."""
+        """Writes <folder>/<recipe>.json, or <recipe>.<name>.json of a further claim."""
         from anymask.run import write_atomically
 
-        path = Path(folder).expanduser() / f"{self.recipe}.json"
+        path = Path(folder).expanduser() / file_of(self.recipe, self.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(self.to_json(), indent=1).encode())
         return path
@@ -86,6 +88,11 @@ class Evidence:
         ]
         title = f"{self.recipe}: {self.claim} ({len(self.seeds)} seeds, {self.data['name']})"
         return Table(("arm", self.unit), rows, title=title, notes=notes)
+
+
+def file_of(recipe: str, name: str = "") -> str:
+    """The file with the evidence of a claim."""
+    return f"{recipe}.{name}.json" if name else f"{recipe}.json"
 
 
 def pack(scores: np.ndarray) -> dict[str, Any]:
@@ -120,17 +127,18 @@ def page(folder: str | Path) -> str:
         "Written by `anymask evidence`; nothing in it is typed by hand. Level 1: passes the contract and trains. 2:",
         "its claim is shown. 3: a published figure, or the outputs of another implementation, are reproduced",
         "(`evidence/parity.json`). Differences are paired, with their 95 % interval (bootstrap over seeds and test",
-        f"samples). {len(recipes)} recipes: {counts}.",
+        "samples). A recipe's further claims follow its main one and do not count for its level.",
+        f"{len(recipes)} recipes: {counts}.",
         "",
         "| recipe | paper | level | claim | on | with | without | difference | verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     runs = []
-    for r in recipes:
-        file = folder / f"{r.slug}.json"
-        head = f"| `{r.slug}` | {r.paper} | {levels[r.slug]} "
+    for r, name, claim in ((found, *item) for found in recipes for item in found.claims.items()):
+        file = folder / file_of(r.slug, name)
+        head = f"| `{r.slug}` | {r.paper} | {levels[r.slug]} " if not name else "| | | "
         if not file.is_file():
-            lines.append(head + f"| {r.claim.text} | {r.claim.on} | | | | not run |")
+            lines.append(head + f"| {claim.text} | {claim.on} | | | | not run |")
             continue
         found = Evidence.read(file)
         means = [f"{found.arm(arm).mean:.{found.effect.digits}f}" for arm in ARMS]

@@ -85,14 +85,18 @@ def check(recipe: str) -> None:
 @click.command()
 @click.argument("recipe", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All recipes, in place of naming them.")
+@click.option("--claim", metavar="NAME", help="Only the further claim of this name; by default all claims.")
+@click.option("--pilot", is_flag=True, help="Try a claim on training samples held back, with other seeds.")
 @click.option("--seeds", type=int, default=5, show_default=True)
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplies samples seen.")
 @click.option("--budget", callback=seconds_of, metavar="30m", help="Stop then; the same command goes on.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("evidence"), show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the claims' data sets; or $ANYMASK_DATA.")
 @as_json
-def verify(recipe: tuple[str, ...], every: bool, as_json: bool, budget: float | None, **options: Any) -> None:
-    """Run the claim of each RECIPE, its mechanism on against off, and write the evidence."""
+def verify(
+    recipe: tuple[str, ...], every: bool, claim: str | None, as_json: bool, budget: float | None, **options: Any
+) -> None:
+    """Run the claims of each RECIPE, a mechanism on against off, and write the evidence."""
     import time
 
     from anymask.claims import verify
@@ -103,8 +107,9 @@ def verify(recipe: tuple[str, ...], every: bool, as_json: bool, budget: float | 
     found = [find(name) for name in (catalogue() if every else recipe)]
     end = None if budget is None else time.monotonic() + budget
     for one in found:
-        left = None if end is None else max(0.0, end - time.monotonic())
-        show_table(verify(one, budget=left, **options).table(), as_json)
+        for name in [claim] if claim else one.claims or [""]:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            show_table(verify(one, name=name, budget=left, **options).table(), as_json)
 
 
 @click.command()

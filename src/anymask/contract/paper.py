@@ -45,12 +45,13 @@ def facts(subject: Subject) -> list[str]:
         raise ContractError(
             FACTS, f"{where} makes no claim", "add `claim = Claim(text=..., better_than=...)` to its file"
         )
-    ours, theirs = recipe.claim.ours(recipe), recipe.claim.better_than(recipe)
-    if not diff(ours, theirs):
-        raise ContractError(
-            FACTS, f"the two arms of the claim of {where} are the same", "switch the mechanism off in better_than"
-        )
-    build(theirs, subject.schema, subject.size)
+    for claim in recipe.claims.values():
+        ours, theirs = claim.ours(recipe), claim.better_than(recipe)
+        if not diff(ours, theirs):
+            raise ContractError(
+                FACTS, f"the two arms of a claim of {where} are the same", "switch the mechanism off in better_than"
+            )
+        build(theirs, subject.schema, subject.size)
     return []
 
 

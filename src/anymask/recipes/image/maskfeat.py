@@ -26,3 +26,10 @@ claim = Claim(
     text="predicting HOG beats predicting pixels with the same masks and head (table 1)",
     better_than=lambda r: r.but(target=P(Pixels, normalise=False)),
 )
+
+further_claims = {
+    "normalisation": Claim(
+        text="histograms normalised by local contrast are better targets than the same ones as they are (abstract)",
+        better_than=lambda r: r.but(target={"normalise": False}),
+    )
+}
