@@ -149,3 +149,16 @@ def _mirror(n: int, pad: int) -> np.ndarray:
     period = max(1, 2 * n - 2)
     index = np.abs(np.arange(-pad, n + pad)) % period
     return np.minimum(index, period - index) if n > 1 else index * 0
+
+
+class ScaleShift:
+    """A point cloud (P, C) with each axis scaled and shifted at random, further channels as they are (Point-MAE,
+    arXiv:2203.06604, section 4.1; ranges as in its code). Called as the others, with the shape (P, C) for size."""
+
+    def __init__(self, *, scale: tuple[float, float] = (2 / 3, 3 / 2), shift: float = 0.2) -> None:
+        self.scale, self.shift = scale, shift
+
+    def __call__(self, cloud: np.ndarray, rng: np.random.Generator, size: Size) -> np.ndarray:
+        out = cloud.copy()
+        out[:, :3] = cloud[:, :3] * rng.uniform(*self.scale, 3) + rng.uniform(-self.shift, self.shift, 3)
+        return out
