@@ -219,6 +219,11 @@ def _by_kind(names: list[str], options: Options) -> list[tuple[Kind, list[str]]]
     return [(kind, chosen) for kind, chosen in groups if chosen]
 
 
+def files_by_kind(root: Path, options: Options) -> list[tuple[Kind, list[str]]]:
+    """The kinds that read any of the files below a folder, each with the names of its files."""
+    return _by_kind(_walk(root), options)
+
+
 def _read_by(kind: Kind, asked: str | None) -> frozenset[str]:
     return kind.endings | kind.asked_endings if asked == kind.name else kind.endings
 

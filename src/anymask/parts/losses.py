@@ -22,6 +22,16 @@ def cross_entropy(pred: Tensor, goal: Tensor) -> Tensor:
     return F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none").view(goal.shape)
 
 
+def smooth_l1(pred: Tensor, goal: Tensor) -> Tensor:
+    """Squared below a difference of 1 and absolute above (Girshick 2015, arXiv:1504.08083), over a token's values."""
+    return F.smooth_l1_loss(pred, goal, reduction="none").mean(-1)
+
+
+def binary(pred: Tensor, goal: Tensor) -> Tensor:
+    """Cross-entropy in nats of logits `pred` against 0 or 1, mean over a token's values."""
+    return F.binary_cross_entropy_with_logits(pred, goal, reduction="none").mean(-1)
+
+
 def chamfer(pred: Tensor, goal: Tensor) -> Tensor:
     """Chamfer distance of two sets of points (Fan et al. 2017, arXiv:1612.00603, section 4.1): the mean squared
     distance of each point of `pred` (Q, M, n * 3) to the nearest of `goal` (Q, M, m * 3), and the other way round,

@@ -38,7 +38,7 @@ RAW = 8  # voxels a side of raw input
 def unit(cloud: np.ndarray) -> np.ndarray:
     """(..., n, C) with the coordinates of each cloud centred and scaled to the unit ball; rows of NaN stay."""
     xyz = cloud[..., :3].astype(np.float64)
-    real = ~np.isnan(xyz).any(-1, keepdims=True)
+    real = np.isfinite(xyz).all(-1, keepdims=True)
     count = np.maximum(real.sum(-2, keepdims=True), 1)
     xyz = xyz - np.where(real, xyz, 0.0).sum(-2, keepdims=True) / count
     far = np.sqrt(np.where(real, xyz**2, 0.0).sum(-1)).max(-1)[..., None, None]
