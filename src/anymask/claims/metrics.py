@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from anymask.claims.errors import ClaimError
+from anymask.data import few_label_draws
 from anymask.evaluation.probe import Scores, linear_probe
 
 if TYPE_CHECKING:
@@ -87,6 +88,31 @@ class Probe(Metric):
 
     def _correct(self, train: Source, test: Source, x: np.ndarray, test_x: np.ndarray) -> np.ndarray:
         return 100.0 * self.probe(x, train.labels, test_x, test.labels, seed=SEED).correct
+
+
+@dataclass(frozen=True)
+class FewLabels(Probe):
+    """As `Probe`, with the labels of a few training samples: for data whose classes are all but told apart with many.
+    The score of a test sample is how often it is right, over draws of the labelled samples.
+
+    Args:
+        labels: labels a class.
+        draws: of the labelled samples, the same ones for both arms and all seeds.
+    """
+
+    labels: int = 5
+    draws: int = 20
+
+    def words(self) -> str:
+        return f"{super().words()}, {self.labels} labels a class, {self.draws} draws"
+
+    def _correct(self, train: Source, test: Source, x: np.ndarray, test_x: np.ndarray) -> np.ndarray:
+        assert train.labels is not None
+        right = [
+            self.probe(x[d], train.labels[d], test_x, test.labels, reference=x, seed=SEED).correct
+            for d in few_label_draws(train.labels, self.labels, self.draws, SEED)
+        ]
+        return 100.0 * np.mean(right, axis=0)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from .errors import DataError
-from .kind import all_kinds
+from .kind import asked_kinds
 from .labels import classes_or_numbers
 from .options import Options
-from .source import Source
+from .source import Source, canonical_split
 
 _DATA_NAMES = ("x", "images", "data")
 _LABEL_NAMES = ("y", "labels", "label")
+_CLASS_NAMES = "class_names"
 _HELD_OUT = 500  # of the 1,797 digits
 
 
@@ -30,13 +31,16 @@ def from_array(array: np.ndarray, labels: Any, options: Options, name: str) -> S
                         "split_source(source)")
     if len(array.shape) and not len(array):
         raise DataError(f"{name} is empty (shape {array.shape})")
-    for kind in all_kinds().values():
+    for kind in asked_kinds(options.kind):
         column = kind.array_column(array, options, name)
         if column is not None:
             break
     else:
+        if options.kind is not None:
+            raise DataError(f"{name} has shape {array.shape} and type {array.dtype}, which cannot be of kind "
+                            f"{options.kind}; leave kind= (--kind) out, or name another one")
         raise DataError(f"{name} has shape {array.shape} and type {array.dtype}; images need numbers of shape (N, H, "
-                        f"W), (N, C, H, W) or (N, H, W, C), tables of (N, F)")
+                        f"W), (N, C, H, W) or (N, H, W, C), point clouds (N, P, 3), tables (N, F)")
     given = options.label if options.label is not None else labels
     if isinstance(given, str):
         raise DataError(f"{name} is an array and has no columns; give label= the labels themselves, one a sample")
@@ -72,14 +76,17 @@ def open_npy(path: Path, options: Options) -> Source:
 
 
 def open_npz(path: Path, options: Options) -> Source:
-    """Samples under x, images or data (or the only array with 3 or 4 axes), labels under y, labels or label."""
+    """Samples under x, images or data (or the only array with 3 or 4 axes), labels under y, labels or label, their
+    names under class_names. An array that is named after a kind, as `points`, holds samples of this kind."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as .npz ({error}); write it again with numpy.savez, without objects") \
             from error
-    named = [k for k in _DATA_NAMES if k in arrays] or [k for k, a in arrays.items() if a.ndim in (3, 4)]
+    kinds = {name: kind.name for kind in asked_kinds(options.kind) for name in (kind.name, f"{kind.name}s")}
+    named = [k for k in _DATA_NAMES if k in arrays] or [k for k in kinds if k in arrays]
+    named = named or [k for k, a in arrays.items() if a.ndim in (3, 4)]
     if len(named) != 1:
         have = ", ".join(f"{k} {a.shape}" for k, a in arrays.items()) or "nothing"
         raise DataError(f"{path.name} has {len(named)} arrays that may be the samples (it holds: {have}); name one of "
@@ -89,7 +96,32 @@ def open_npz(path: Path, options: Options) -> Source:
         if options.label not in arrays:
             raise DataError(f"{path.name} has no array '{options.label}' for label= (it holds: {', '.join(arrays)})")
         labels, options = arrays[options.label], replace(options, label=None)
-    return from_array(arrays[named[0]], labels, options, path.name)
+    if named[0] in kinds:
+        options = replace(options, kind=kinds[named[0]])
+    source = from_array(arrays[named[0]], labels, options, path.name)
+    classes = arrays.get(_CLASS_NAMES)
+    if classes is not None and source.labels is not None and source.labels.max(initial=-1) < len(classes):
+        source.label_names = [str(name) for name in classes.tolist()]
+    return source
+
+
+def open_npz_splits(root: Path, options: Options) -> Source | None:
+    """train.npz, test.npz and so on in a folder; None where there is no train.npz."""
+    files = {canonical_split(path.stem): path for path in sorted(root.glob("*.npz"))}
+    if "train" not in files:
+        return None
+    split = canonical_split(options.split) if options.split else "train"
+    if split not in files:
+        raise DataError(f"{root} has no split '{options.split}'; there are: {', '.join(files)}")
+    source = open_npz(files[split], replace(options, split=None))
+    source.name = f"{root.name}/{files[split].name}"
+    return source.with_splits(split, {s: partial(_npz_split, root, options, s) for s in files})
+
+
+def _npz_split(root: Path, options: Options, split: str) -> Source:
+    source = open_npz_splits(root, replace(options, split=split))
+    assert source is not None
+    return source
 
 
 def open_digits(options: Options) -> Source:

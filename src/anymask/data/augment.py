@@ -149,3 +149,31 @@ def _mirror(n: int, pad: int) -> np.ndarray:
     period = max(1, 2 * n - 2)
     index = np.abs(np.arange(-pad, n + pad)) % period
     return np.minimum(index, period - index) if n > 1 else index * 0
+
+
+class ScaleShift:
+    """A point cloud (P, C) with each axis scaled and shifted at random, further channels as they are (Point-MAE,
+    arXiv:2203.06604, section 4.1; ranges as in its code). Called as the others, with the shape (P, C) for size."""
+
+    def __init__(self, *, scale: tuple[float, float] = (2 / 3, 3 / 2), shift: float = 0.2) -> None:
+        self.scale, self.shift = scale, shift
+
+    def __call__(self, cloud: np.ndarray, rng: np.random.Generator, size: Size) -> np.ndarray:
+        out = cloud.copy()
+        out[:, :3] = cloud[:, :3] * rng.uniform(*self.scale, 3) + rng.uniform(-self.shift, self.shift, 3)
+        return out
+
+
+class MirrorScale:
+    """Points of a lidar window (P, C), the sensor at the origin: mirrored along each horizontal axis half of the time,
+    and scaled (as Voxel-MAE, arXiv:2207.00531, section 4.1). Called as the others, with the shape (P, C) for size."""
+
+    def __init__(self, *, flip: float = 0.5, scale: tuple[float, float] = (0.95, 1.05)) -> None:
+        self.flip, self.scale = flip, scale
+
+    def __call__(self, sweep: np.ndarray, rng: np.random.Generator, size: Size) -> np.ndarray:
+        factor = np.full(3, rng.uniform(*self.scale))
+        factor[:2] *= np.where(rng.random(2) < self.flip, -1.0, 1.0)
+        out = sweep.copy()
+        out[:, :3] *= factor.astype(out.dtype)
+        return out

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import open_npz_splits
 from .columns import BlobColumn, FileBlobs
 from .errors import DataError, some
-from .kind import Kind, all_kinds
+from .kind import Kind, asked_kinds
 from .labels import encode
 from .options import Options
 from .parquet import open_parquet_folder
@@ -33,6 +34,9 @@ def open_folder(root: Path, options: Options) -> Source:
         return _open_table(root, table, options)
     if any(name.endswith(".parquet") for name in entries):
         return open_parquet_folder(root, options)
+    arrays = open_npz_splits(root, options)
+    if arrays is not None:
+        return arrays
     found = {canonical_split(n): root / n for n in entries if (root / n).is_dir()}
     folders = {split: found[split] for split in SPLITS if split in found}
     if folders:
@@ -45,10 +49,10 @@ def open_folder(root: Path, options: Options) -> Source:
 
 def open_file(path: Path, options: Options) -> Source:
     """A source with the one sample in a file."""
-    names = _by_kind([path.name])
+    names = _by_kind([path.name], options)
     if not names:
-        raise DataError(f"{path} has the ending '{path.suffix}', which nothing here reads; known: {_endings()} and "
-                        ".parquet, .npz")
+        raise DataError(f"{path} has the ending '{path.suffix}', which nothing here reads; known: "
+                        f"{_endings(options.kind)} and .parquet, .npz")
     kind, chosen = names[0]
     return _build(path.parent, kind, chosen, options, name=path.name)
 
@@ -73,15 +77,17 @@ def _open_splits(root: Path, folders: dict[str, Path], options: Options) -> Sour
 
 def _open_files(root: Path, options: Options, classes: list[str] | None = None) -> Source:
     found = _walk(root)
-    kinds = _by_kind(found)
+    kinds = _by_kind(found, options)
     if not kinds:
         endings = Counter(Path(n).suffix.lower() or "none" for n in found)
         told = f": {len(found)} files with endings {some([e for e, _ in endings.most_common()], 4)}" if found else \
             ": the folder is empty"
-        raise DataError(f"found 0 images in {root}{told}; images end in {_endings()}")
+        what = "images" if options.kind is None else f"files of kind {options.kind}"
+        raise DataError(f"found 0 {what} in {root}{told}; files that are read end in {_endings(options.kind)}")
     if len(kinds) > 1:
         told = " and ".join(f"{len(names)} of kind {kind.name}" for kind, names in kinds)
-        raise DataError(f"{root} holds files of several kinds ({told}); give a folder with one kind, or a metadata.csv")
+        raise DataError(f"{root} holds files of several kinds ({told}); name the kind that is meant (--kind), give a "
+                        "folder with one kind, or a metadata.csv")
     kind, names = kinds[0]
     return _build(root, kind, names, options, folders=classes)
 
@@ -123,10 +129,10 @@ def _open_table(root: Path, table: Path, options: Options) -> Source:
     column `split` makes splits; `label` is the label unless label= names another column."""
     rows = _read_table(table)
     names = [str(r["file_name"]) for r in rows]
-    kinds = _by_kind(names)
+    kinds = _by_kind(names, options)
     if len(kinds) != 1:
-        raise DataError(f"{table}: file_name must name files of one kind; known endings are {_endings()} (first: "
-                        f"{names[0]})")
+        raise DataError(f"{table}: file_name must name files of one kind; known endings are "
+                        f"{_endings(options.kind)} (first: {names[0]})")
     labels, label_names, notes = _table_labels(rows, table, options)
     groups = None
     if options.group is not None:
@@ -206,11 +212,21 @@ def _walk(root: Path) -> list[str]:
     return sorted(found)
 
 
-def _by_kind(names: list[str]) -> list[tuple[Kind, list[str]]]:
+def _by_kind(names: list[str], options: Options) -> list[tuple[Kind, list[str]]]:
     """The kinds that read any of the files, each with its files."""
-    groups = ((k, [n for n in names if Path(n).suffix.lower() in k.endings]) for k in all_kinds().values())
+    read = [(kind, _read_by(kind, options.kind)) for kind in asked_kinds(options.kind)]
+    groups = ((kind, [n for n in names if Path(n).suffix.lower() in endings]) for kind, endings in read)
     return [(kind, chosen) for kind, chosen in groups if chosen]
 
 
-def _endings() -> str:
-    return " ".join(sorted(set().union(*(k.endings for k in all_kinds().values()))))
+def files_by_kind(root: Path, options: Options) -> list[tuple[Kind, list[str]]]:
+    """The kinds that read any of the files below a folder, each with the names of its files."""
+    return _by_kind(_walk(root), options)
+
+
+def _read_by(kind: Kind, asked: str | None) -> frozenset[str]:
+    return kind.endings | kind.asked_endings if asked == kind.name else kind.endings
+
+
+def _endings(asked: str | None) -> str:
+    return " ".join(sorted(set().union(*(_read_by(kind, asked) for kind in asked_kinds(asked)))))

@@ -76,6 +76,7 @@ class Kind(ABC):
 
     name: str
     endings: frozenset[str]  # of files that hold one sample each
+    asked_endings: frozenset[str] = frozenset()  # of such files too, where this kind is asked for by name (kind=)
     recipe: str  # slug of the recipe that is the default for such data
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
     most_epochs: int = 120  # ... and epochs at most
@@ -185,6 +186,14 @@ def all_kinds() -> dict[str, Kind]:
     modules = (importlib.import_module(f"{kinds.__name__}.{m.name}") for m in pkgutil.iter_modules(kinds.__path__))
     found = [m.KIND for m in modules if hasattr(m, "KIND")]
     return {kind.name: kind for kind in found}
+
+
+def asked_kinds(name: str | None) -> list[Kind]:
+    """The kind that is asked for by name, or every kind. Raises DataError for a name that is none."""
+    kinds = all_kinds()
+    if name is not None and name not in kinds:
+        raise DataError(f"kind={name!r} (--kind) is no kind of data; there is: {', '.join(kinds)}")
+    return list(kinds.values()) if name is None else [kinds[name]]
 
 
 def kind_of(name: str) -> Kind:

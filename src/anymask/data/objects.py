@@ -13,7 +13,7 @@ import numpy as np
 
 from .columns import BlobColumn, ItemColumn
 from .errors import DataError
-from .kind import Blob, Kind, all_kinds
+from .kind import Blob, Kind, all_kinds, asked_kinds
 from .labels import encode
 from .options import Options
 from .parquet import cell_blob
@@ -228,13 +228,14 @@ def _item_parts(example: Any, options: Options,
     key: Any = None
     wanted: Any = options.label
     if isinstance(example, Mapping):
-        parts = {k: v for k, v in example.items() if any(k in (n, f"{n}s") for n in all_kinds())}
+        names = {name for kind in asked_kinds(options.kind) for name in (kind.name, f"{kind.name}s")}
+        parts = {k: v for k, v in example.items() if k in names}
         key = next(iter(parts), None)
         wanted = wanted or ("label" if "label" in example else None)
     elif isinstance(example, (tuple, list)):
         key, wanted = 0, 1 if len(example) > 1 and np.ndim(example[1]) == 0 else None
     part = example if key is None else example[key]
-    for kind in all_kinds().values():
+    for kind in asked_kinds(options.kind):
         reader = kind.object_reader(part, options)
         if reader is not None:
             pick = partial(_item_at, key) if key is not None else _whole

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from .arrays import as_numpy, from_array, open_digits, open_npy, open_npz
 from .errors import DataError
 from .folder import open_file, open_folder
-from .kind import all_kinds
+from .kind import asked_kinds
 from .objects import as_stream, hugging_face, open_hf, open_torch
 from .options import Options
 from .parquet import open_parquet
@@ -26,7 +26,7 @@ from .stream import StreamSource
 def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
                 group: Any = None, streaming: bool = False, layout: str | None = None,
                 channels: int | None = None, ignore: str | Sequence[str] = (),
-                na_values: str | Sequence[str] = ()) -> Any:
+                na_values: str | Sequence[str] = (), kind: str | None = None) -> Any:
     """A source from a path or an object.
 
     `spec`: None or "digits" (embedded); a folder of images, with class folders or not, with train/ test/ validation/
@@ -41,12 +41,14 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     reads in order instead of by number. `layout` ("NCHW" or "NHWC") and `channels` (1, 3 or 4) are for images:
     without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
     `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` (names of columns to leave
-    out) and `na_values` (further words that stand for a missing cell) are for tables.
+    out) and `na_values` (further words that stand for a missing cell) are for tables. `kind` ("image", "points", ...)
+    says what the data are where their form leaves it open, as that of bare arrays does: an array (N, H, W) is grey
+    images, (N, P, 3) point clouds, (N, F) a table, unless `kind` says otherwise.
 
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
-                      channels=channels, ignore=_words(ignore), na_values=_words(na_values))
+                      channels=channels, ignore=_words(ignore), na_values=_words(na_values), kind=kind)
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)
@@ -58,7 +60,7 @@ def _words(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _open(spec: Any, options: Options) -> AnySource:
-    for kind in all_kinds().values():
+    for kind in asked_kinds(options.kind):
         source = kind.open(spec, options)
         if source is not None:
             return source

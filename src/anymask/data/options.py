@@ -19,3 +19,4 @@ class Options:
     channels: int | None = None
     ignore: tuple[str, ...] = ()
     na_values: tuple[str, ...] = ()
+    kind: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,3 +20,34 @@ def l1(pred: Tensor, goal: Tensor) -> Tensor:
 def cross_entropy(pred: Tensor, goal: Tensor) -> Tensor:
     """Cross-entropy in nats of logits `pred` (Q, M, classes) against classes `goal` (Q, M) int64."""
     return F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none").view(goal.shape)
+
+
+def smooth_l1(pred: Tensor, goal: Tensor) -> Tensor:
+    """Squared below a difference of 1 and absolute above (Girshick 2015, arXiv:1504.08083), over a token's values."""
+    return F.smooth_l1_loss(pred, goal, reduction="none").mean(-1)
+
+
+def binary(pred: Tensor, goal: Tensor) -> Tensor:
+    """Cross-entropy in nats of logits `pred` against 0 or 1, mean over a token's values."""
+    return F.binary_cross_entropy_with_logits(pred, goal, reduction="none").mean(-1)
+
+
+def chamfer(pred: Tensor, goal: Tensor) -> Tensor:
+    """Chamfer distance of two sets of points (Fan et al. 2017, arXiv:1612.00603, section 4.1): the mean squared
+    distance of each point of `pred` (Q, M, n * 3) to the nearest of `goal` (Q, M, m * 3), and the other way round,
+    added. Points of the goal that hold NaN are none; without any, the distance is that to the origin."""
+    p, g = pred.unflatten(-1, (-1, 3)), goal.unflatten(-1, (-1, 3))
+    real = ~g.isnan().any(-1)  # Q M m
+    g = torch.where(real[..., None], g, 0.0)
+    with torch.no_grad():  # which is nearest; the distances themselves are computed anew, without large gradients
+        gap = p.square().sum(-1)[..., None] + g.square().sum(-1)[..., None, :] - 2 * p @ g.transpose(-1, -2)  # Q M n m
+        gap = gap.masked_fill(~real[..., None, :], torch.inf)
+        to_goal, to_pred = gap.argmin(-1), gap.argmin(-2)
+    there = (p - _picked(g, to_goal)).square().sum(-1).mean(-1)
+    back = torch.where(real, (_picked(p, to_pred) - g).square().sum(-1), 0.0)
+    return there + back.sum(-1) / real.sum(-1).clamp(min=1)
+
+
+def _picked(points: Tensor, index: Tensor) -> Tensor:
+    """Points (Q, M, n, 3) at index (Q, M, m): (Q, M, m, 3)."""
+    return points.gather(-2, index[..., None].expand(*index.shape, 3))

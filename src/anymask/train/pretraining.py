@@ -70,6 +70,7 @@ def pretrain(
     streaming: bool = False,
     ignore: Sequence[str] = (),
     na_values: Sequence[str] = (),
+    kind: str | None = None,
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
@@ -83,7 +84,7 @@ def pretrain(
 
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
-            `label`, `group`, `strict`, `streaming`, `ignore` and `na_values` go there.
+            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values` and `kind` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
             mae for images, remasker for tables.
         size: name or Size; None = "nano" up to 16 pixels, else "tiny"; "micro" for tables.
@@ -100,7 +101,7 @@ def pretrain(
         clip: largest norm of the gradient; 0 = any.
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
-        image_size: pixels in training, one side or (H, W).
+        image_size: pixels in training, one side or (H, W); points of a cloud.
         workers: loader processes.
         loggers: names of Lightning loggers ("tensorboard"), or such objects, beside metrics.csv.
         progress: False = quiet.
@@ -114,6 +115,7 @@ def pretrain(
     check_loggers(loggers)
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
+    opening |= {} if kind is None else {"kind": kind}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))
         given = dict(zip(FROZEN, values, strict=True))

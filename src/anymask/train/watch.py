@@ -173,7 +173,8 @@ def _constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> Tenso
         return None
     chosen = goal[ok]  # T D, or T
     if goal.ndim == pred.ndim:
-        constants = [chosen.float().mean(0), chosen.float().median(0).values]
+        chosen = chosen.float()  # NaN where a goal has no value: a set of fewer points than others
+        constants = [chosen.nanmean(0).nan_to_num(), chosen.nanmedian(0).values.nan_to_num()]
     elif not goal.is_floating_point():
         counts = torch.bincount(chosen.clamp(min=0), minlength=pred.shape[-1]).float()
         constants = [torch.log((counts + 1e-6) / counts.sum())]

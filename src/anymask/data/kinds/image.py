@@ -113,6 +113,8 @@ class ImageKind(Kind):
     def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
         if array.ndim not in (3, 4) or array.dtype.kind not in "biuf":
             return None
+        if array.ndim == 3 and _coordinates(array) and options.kind is None:
+            return None
         view = as_nchw(array, options.layout, name)
         return ArrayColumn(self, view, dtype=str(plain_dtype(array.dtype)), convert=to_plain,
                            mapped=isinstance(array, np.memmap),
@@ -122,7 +124,8 @@ class ImageKind(Kind):
     def object_reader(self, example: Any, options: Options) -> Callable[[Any, str], np.ndarray] | None:
         if not isinstance(example, (Image.Image, torch.Tensor, np.ndarray)):
             return None
-        if getattr(example, "ndim", 2) not in (2, 3):
+        axes = getattr(example, "ndim", None)
+        if axes not in (None, 2, 3) or (axes == 2 and _coordinates(example) and options.kind is None):
             return None
         array = _object_array(example, options.layout, "item 0")
         channels = options.channels or array.shape[0]
@@ -290,6 +293,12 @@ def training_size(sizes: Sequence[tuple[int, int]], size: int | tuple[int, int] 
     step = 16 if short >= 32 else 2
     side = max(1, min(LARGEST, short // step * step))
     return side, side
+
+
+def _coordinates(array: Any) -> bool:
+    """Whether real numbers look like points in rows of three coordinates, rather than a picture three pixels wide."""
+    real = array.is_floating_point() if isinstance(array, torch.Tensor) else array.dtype.kind == "f"
+    return bool(real) and array.shape[-1] == 3
 
 
 def as_nchw(array: np.ndarray, layout: str | None, name: str) -> np.ndarray:
