@@ -19,3 +19,8 @@ def l1(pred: Tensor, goal: Tensor) -> Tensor:
 def cross_entropy(pred: Tensor, goal: Tensor) -> Tensor:
     """Cross-entropy in nats of logits `pred` (Q, M, classes) against classes `goal` (Q, M) int64."""
     return F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none").view(goal.shape)
+
+
+def scaled_cosine(pred: Tensor, goal: Tensor, power: float = 3.0) -> Tensor:
+    """(1 - cosine) to a power, which plays down what is nearly right (GraphMAE, arXiv:2205.10803, equation 2)."""
+    return (1 - F.cosine_similarity(pred, goal, dim=-1)) ** power
