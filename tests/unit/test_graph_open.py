@@ -144,7 +144,7 @@ def test_bad_graphs(data, message):
 
 
 def test_graphs_that_do_not_fit_together():
-    with pytest.raises(DataError, match="graph|features a node, others have 3"):
+    with pytest.raises(DataError, match=r"2 features a node, others have 3|3 features a node, others have 2"):
         infer_schema(open_source([ring(4), Data(x=torch.ones(2, 2), edge_index=torch.tensor([[0], [1]]))]))
     with pytest.raises(DataError, match="no graph of 'graph' has two nodes"):
         infer_schema(open_source(Data(x=torch.ones(1, 2), edge_index=torch.zeros(2, 0, dtype=torch.long))))
@@ -183,7 +183,7 @@ def test_incomplete_folders(tmp_path):
         open_source(tmp_path / "p")
     (tmp_path / "tu").mkdir()
     (tmp_path / "tu" / "X_A.txt").write_text("1, 2\n2, 1\n")
-    with pytest.raises(DataError, match="X_graph_indicator.txt cannot be read"):
+    with pytest.raises(DataError, match=r"X_graph_indicator.txt cannot be read"):
         open_source(tmp_path / "tu")
     (tmp_path / "tu" / "X_graph_indicator.txt").write_text("1\n1\n")
     (tmp_path / "tu" / "X_node_labels.txt").write_text("1\n")
@@ -202,7 +202,7 @@ def test_planetoid_pickles_run_nothing(tmp_path):
     for part in ("x", "tx", "allx", "y", "ty", "ally", "graph"):
         (tmp_path / f"ind.evil.{part}").write_bytes(pickle.dumps(Evil(), 2))
     (tmp_path / "ind.evil.test.index").write_text("1\n")
-    with pytest.raises(DataError, match="asks for posix.system, which is no array"):
+    with pytest.raises(DataError, match=r"asks for posix.system, which is no array"):
         open_source(tmp_path)
     assert not Path("/tmp/anymask-was-here").exists()
     assert not any(module in ("os", "posix", "builtins", "subprocess") and name != "list" for module, name in ALLOWED)

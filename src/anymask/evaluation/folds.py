@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def fold_table(
     encoded: Callable[[bool], np.ndarray] = lambda trained: np.asarray(
         embed(run, data, trained=trained, **options)  # type: ignore[arg-type]
     )
-    rows = []
+    rows: list[Sequence[Any]] = []
     for name, x in (
         ("raw input", raw_input(data, run.schema, batch_size=batch_size)),
         ("untrained encoder", encoded(False)),

@@ -147,15 +147,15 @@ class GraphKind(Kind):
 
     def example_field(self, name: str) -> Field:
         meter = GraphMeter(name, ())
-        for graph in made_up(64, 0):
+        for graph in made_up(64, 0, 6):
             meter.add("", graph)
         return meter.field()
 
     def examples(self, field: Field, count: int, seed: int) -> Tensor:
-        return self.pad(made_up(count, seed), 1)[0]
+        return self.pad(made_up(count, seed, field.shape[1]), 1)[0]
 
     def example_batch(self, field: Field, count: int, seed: int) -> dict[str, Tensor]:
-        beside = self.beside(made_up(count, seed))
+        beside = self.beside(made_up(count, seed, field.shape[1]))
         return {field.name: self.examples(field, count, seed)} | {f"{field.name}.{n}": t for n, t in beside.items()}
 
     def augmentable(self, field: Field) -> str:
@@ -211,9 +211,9 @@ class GraphMeter(Meter):
                      filled=self.filled / (nodes * width))  # fmt: skip
 
 
-def made_up(count: int, seed: int) -> list[Graph]:
+def made_up(count: int, seed: int, features: int) -> list[Graph]:
     """Rings with chords, of 12 to 24 nodes, whose features vary slowly along the edges."""
-    axes = np.random.default_rng(7).normal(size=(4, 6))  # the same relations whatever the graphs
+    axes = np.random.default_rng(7).normal(size=(4, features))  # the same relations whatever the graphs
     rng, graphs = np.random.default_rng([seed, 2]), []
     for n in range(count):
         nodes = EXAMPLE - 4 * (n % 4)
@@ -221,7 +221,7 @@ def made_up(count: int, seed: int) -> list[Graph]:
         edges = np.concatenate([near, rng.integers(0, nodes, (nodes // 3, 2))])
         phase = 2 * np.pi * (np.arange(nodes) / nodes + rng.random())
         waves = np.stack([np.sin(phase), np.cos(phase), np.sin(2 * phase), np.cos(2 * phase)], 1)
-        x = waves @ axes + 0.1 * rng.normal(size=(nodes, 6))
+        x = waves @ axes + 0.1 * rng.normal(size=(nodes, features))
         graphs.append(_graphs.graph_of(x, np.concatenate([edges, edges[:, ::-1]]), None, f"graph {n}"))
     return graphs
 
