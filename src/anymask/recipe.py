@@ -6,6 +6,7 @@ A recipe is a set of named stages. Each stage is a `P`, a part with arguments th
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -84,6 +85,13 @@ class FromStage:
     """An argument that stands for the model of an earlier stage of the same recipe."""
 
     name: str
+
+
+def _bound(loss: Any) -> Any:
+    """A loss that is a `P`, whose function has further arguments, as a function of prediction and goal."""
+    if isinstance(loss, Mapping):
+        return {head: _bound(one) for head, one in loss.items()}
+    return functools.partial(loss.part, **loss.args) if isinstance(loss, P) else loss
 
 
 def _resolve(value: Any, model: Any) -> Any:
@@ -182,7 +190,8 @@ class Recipe:
         if missing:
             raise RecipeError(f"recipe {self.slug!r} lacks the stage {missing[0]!r}; give it a parent or that stage")
         size = SIZES[size] if isinstance(size, str) else size
-        return Model(self.stages, schema=schema, size=size, earlier=earlier)
+        stages = {**self.stages, "loss": _bound(self.stages["loss"])}
+        return Model(stages, schema=schema, size=size, earlier=earlier)
 
     def to_json(self) -> dict[str, Any]:
         """The resolved recipe as plain data, defaults included; `from_json` reads it back."""

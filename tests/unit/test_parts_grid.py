@@ -82,7 +82,7 @@ def test_a_unit_of_0_is_a_whole_axis():
 
 
 def test_units_that_say_nothing_sensible_are_refused():
-    with pytest.raises(RecipeError, match="one number|a number for each of the 2 axes"):
+    with pytest.raises(RecipeError, match="a number for each of the 2 axes"):
         hidden((4, 4), unit=(1, 1, 1))
     with pytest.raises(RecipeError, match="hide a whole grid"):
         hidden((4, 4), unit=(0, 0))

@@ -115,6 +115,55 @@ class FewLabels(Probe):
         return 100.0 * np.mean(right, axis=0)
 
 
+class TokenProbe(Metric):
+    """Accuracy of a linear probe of frozen features of single tokens, such as nodes, trained with the labels of the
+    training part; C is chosen on the validation part. One score a test token; parts are the tokens' own."""
+
+    code = ("anymask.evaluation.probe", "anymask.evaluation.token_classes")
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if whole.token_labels is None or whole.token_labels.parts is None:
+            raise ClaimError(f"{whole.name} has no labels of tokens with parts of training and test; use such data")
+        return whole.subset(chosen), whole.subset(chosen)
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.token_classes import divide, probed, token_features
+
+        division = divide(run, train, None, SEED)
+        x = token_features(run, train, trained=trained, precision=precision)
+        return 100.0 * probed(division, x, linear_probe, seed=SEED).correct
+
+
+@dataclass(frozen=True)
+class Folds(Metric):
+    """Accuracy of a support vector machine on frozen features in stratified folds, see `anymask.evaluation.folds`: for
+    small sets without a test part. One score a sample, of the machine that was not trained on it.
+
+    Args:
+        folds: how many.
+        pool: of the features, see `anymask.evaluation.embed`.
+    """
+
+    folds: int = 10
+    pool: str = "mean"
+    code = ("anymask.evaluation.folds",)
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if whole.labels is None:
+            raise ClaimError(f"{whole.name} has no labels, which a claim is measured with; use a data set with labels")
+        return whole.subset(chosen), whole.subset(chosen)
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.features import embed
+        from anymask.evaluation.folds import svm_folds
+
+        assert test.labels is not None
+        x = np.asarray(embed(run, test, pool=self.pool, trained=trained, precision=precision))
+        return 100.0 * svm_folds(x, test.labels, folds=self.folds, seed=SEED)[0]
+
+
 @dataclass(frozen=True)
 class FineTune(Metric):
     """Accuracy after fine-tuning all weights with few labels, see `anymask.evaluation.finetune`.

@@ -56,6 +56,6 @@ def batch_of(schema: Schema, count: int = 4, seed: int = 0) -> Sample:
     """A made-up batch of `count` samples with the fields of `schema`."""
     index = torch.arange(count)
     batch = {"index": index, "key": keyed.keys(seed, 0, index), "label": index % 2}
-    for name, field in schema.fields.items():
-        batch[name] = kind_of(field.kind).examples(field, count, seed)
+    for field in schema.fields.values():
+        batch |= kind_of(field.kind).example_batch(field, count, seed)
     return batch

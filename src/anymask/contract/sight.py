@@ -94,7 +94,7 @@ def _raw_stays_hidden(model: Model, step: Step, q: int) -> list[str]:
 
 def _followed(model: Model, sample: Sample, name: str, groups: list[Tensor]) -> list[Tensor] | None:
     """For each group of tokens (B, N): which raw values of the field they depend on (its shape), or None if unknown."""
-    raw = sample[name].float().requires_grad_()
+    raw = sample[name].float().clone().requires_grad_()  # `float` gives back what is float already
     tokens = model.tokenizer({**sample, name: raw})
     generator, found = torch.Generator().manual_seed(2), []
     if not any(x.requires_grad for x in tokens.x.values()):

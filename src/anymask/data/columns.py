@@ -50,6 +50,7 @@ class Column(ABC):
     kind: Kind
     shape: tuple[int, ...] | None
     dtype: str | None
+    in_memory: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -65,7 +66,7 @@ class Column(ABC):
     def raw(self, row: int) -> bytes:
         """Content for the fingerprint, as stored."""
         value = self.read(row)
-        return b"" if value is None else np.ascontiguousarray(value).tobytes()
+        return b"" if value is None else value.tobytes()
 
     def nbytes(self, row: int) -> int | None:
         """Stored size of a row, None where it is not known without reading."""
@@ -102,6 +103,7 @@ class ArrayColumn(Column):
     def __init__(self, kind: Kind, array: np.ndarray, *, dtype: str, convert: Callable[[np.ndarray], np.ndarray],
                  mapped: bool = False, reopen: Callable[[], np.ndarray] | None = None) -> None:
         self.kind, self.array, self.convert, self.mapped, self.reopen = kind, array, convert, mapped, reopen
+        self.in_memory = not mapped
         self.dtype = dtype
         self.shape = tuple(int(n) for n in array.shape[1:])
 

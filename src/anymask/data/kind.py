@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from .collate import stack
 from .errors import DataError
 
 if TYPE_CHECKING:
     from .columns import Blobs, Column
     from .options import Options
-    from .schema import Field
+    from .schema import Field, Schema
     from .source import AnySource
 
-Value = np.ndarray
+Value = Any  # of one sample: an array, or what a kind has in its place, with `shape`, `dtype` and `tobytes()`
 
 
 class Blob(NamedTuple):
@@ -82,6 +83,7 @@ class Kind(ABC):
     most_epochs: int = 120  # ... and epochs at most
     on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
+    fewest: int = 2  # samples that can be pre-trained on
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
         """A source from an object or path only this kind knows; None leaves it to the generic openers."""
@@ -148,6 +150,22 @@ class Kind(ABC):
         raise NotImplementedError(f"a {self.name} is not cut into patches")
 
     # What most kinds have no answer to.
+
+    def recipe_for(self, schema: Schema) -> str:
+        """Slug of the recipe that is the default for such data."""
+        return self.recipe
+
+    def stack(self, values: Sequence[Value | None], field: Field) -> tuple[Tensor, Tensor | None]:
+        """A batch of fitted values in training, and (B,) which are present, None if all are."""
+        return stack(values, field.shape, field.dtype)
+
+    def beside(self, values: Sequence[Value]) -> dict[str, Tensor]:
+        """What a batch has beside the values (edges of graphs): suffix -> (B, ...), in a batch `<part>.<suffix>`."""
+        return {}
+
+    def example_batch(self, field: Field, count: int, seed: int) -> dict[str, Tensor]:
+        """A made-up batch, with what is beside the values."""
+        return {field.name: self.examples(field, count, seed)}
 
     def flattened(self, field: Field, limit: int) -> str:
         """What `flat` does beside flattening, in words; '' where nothing."""

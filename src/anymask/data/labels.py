@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .errors import DataError
 
+PARTS = ("train", "validation", "test")
 FEW = 20  # labels; of fewer, each may be a class of its own
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """Labels of tokens (nodes, points, residues) in place of samples.
+
+    `labels` are by sample, (N,) int64 class numbers with -1 for none. Where the tokens of one sample are divided into
+    parts, `parts` are by sample (N,) int8, the place in `PARTS`, -1 for none; None: whole samples are.
+    """
+
+    labels: Sequence[np.ndarray]
+    names: list[str] | None = None
+    parts: Sequence[np.ndarray] | None = None
+
+    def of(self, rows: np.ndarray) -> TokenLabels:
+        """Those of some samples."""
+        parts = None if self.parts is None else [self.parts[row] for row in rows]
+        return TokenLabels([self.labels[row] for row in rows], self.names, parts)
+
+    def tobytes(self) -> bytes:
+        return b"".join(array.tobytes() for array in (*self.labels, *(self.parts or ())))
 
 
 def encode(values: Sequence[Any] | np.ndarray, what: str) -> tuple[np.ndarray, list[str] | None]:

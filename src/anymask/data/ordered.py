@@ -77,6 +77,7 @@ class OrderedSteps(Dataset[Any]):
             there = [v is not None for v in values]
             out[name], extent = self.kinds[name].pad(
                 [np.zeros(field.shape, field.dtype) if v is None else v for v in values], self.multiple)
+            out |= {f"{name}.{suffix}": more for suffix, more in self.kinds[name].beside(values).items()}
             self.kinds[name].check(out[name].numpy(), lambda row: self.source.called(int(index[row])))
             if extent is not None:
                 out["extent" if len(self.schema.fields) == 1 else f"{name}.extent"] = extent

@@ -29,7 +29,8 @@ class Field:
     `shape` is the shape in training, (C, H, W) for images; `sizes` the smallest, median and largest size seen, (H, W)
     for images; `low`, `high` the range of the values (nominal 0..255 for uint8, else as observed); `mean`, `std` one a
     channel or column, in raw units; `missing` the share of samples that lack this part. For tables, one each column:
-    `columns` the names, `lows` and `highs` the ranges, `gaps` the shares of missing cells.
+    `columns` the names, `lows` and `highs` the ranges, `gaps` the shares of missing cells. For graphs, `filled` is the
+    share of the nodes' features that are not 0.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Field:
     lows: tuple[float, ...] = ()
     highs: tuple[float, ...] = ()
     gaps: tuple[float, ...] = ()
+    filled: float = 1.0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Field:
@@ -126,9 +128,10 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
     `size` sets the size in training: one side or (H, W). Raises DataError for fewer than two samples, for values that
     are not finite, and what the kinds themselves refuse.
     """
-    if source.count is not None and source.count < 2:
-        raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least 2: add more data "
-                        "(a trained model embeds single files)")
+    fewest = max(kind.fewest for kind in source.kinds.values())
+    if source.count is not None and source.count < fewest:
+        raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least {fewest}: add more "
+                        "data (a trained model embeds single files)")
     columns = {} if isinstance(source, StreamSource) else source.columns
     meters = {name: kind.meter(name, size, columns.get(name)) for name, kind in source.kinds.items()}
     if source.count is None:
@@ -166,10 +169,12 @@ def _measure_stream(source: AnySource, meters: dict[str, Any]) -> None:
 
 
 def _labels(source: AnySource) -> Labels | None:
-    labels = source.labels
+    labels, names = source.labels, source.label_names
+    if labels is None and source.token_labels is not None:
+        labels, names = np.concatenate(source.token_labels.labels), source.token_labels.names
     if labels is None:
         return None
     top = int(labels.max(initial=-1)) + 1
-    names = source.label_names or [str(i) for i in range(top)]
+    names = names or [str(i) for i in range(top)]
     counts = [int((labels == i).sum()) for i in range(len(names))]
     return {"names": list(names), "counts": counts}

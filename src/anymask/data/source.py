@@ -15,6 +15,7 @@ from torch.utils.data import get_worker_info
 from .columns import ArrayColumn, BlobColumn, Column
 from .errors import DataError, Unreadable
 from .kind import Kind
+from .labels import TokenLabels
 
 if TYPE_CHECKING:
     from .stream import StreamSource
@@ -39,19 +40,21 @@ class Source:
     """Samples by number: `source[i]` is a dict of parts, `{"image": (C, H, W) array}`.
 
     `columns` give the parts by row, and `rows` says which rows this source has, in order. `ids`, `labels` and `groups`
-    are by row; so are `targets`, numbers to predict. `bad` maps rows that cannot be read to the reason; reading one
-    gives the next readable sample instead.
+    are by row; so are `targets`, numbers to predict, and `token_labels`. `bad` maps rows that cannot be read to the
+    reason; reading one gives the next readable sample instead.
     """
 
     def __init__(self, *, name: str, columns: Mapping[str, Column], ids: Sequence[str] | None = None,
                  labels: np.ndarray | Callable[[], np.ndarray | None] | None = None,
                  label_names: list[str] | None = None, groups: np.ndarray | None = None,
                  rows: np.ndarray | None = None, bad: Mapping[int, str] | None = None, strict: bool = False,
-                 notes: Sequence[str] = (), targets: np.ndarray | None = None) -> None:
+                 notes: Sequence[str] = (), targets: np.ndarray | None = None,
+                 token_labels: TokenLabels | None = None) -> None:
         self.name, self.columns, self.strict, self.notes = name, dict(columns), strict, list(notes)
         self.label_names = label_names
         self.current_split: str | None = None
         self._ids, self._row_labels, self._row_groups, self._row_targets = ids, labels, groups, targets
+        self._row_token_labels = token_labels
         self._bad: dict[int, str] = dict(bad or {})
         total = len(next(iter(self.columns.values())))
         self.rows = np.arange(total) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -88,6 +91,11 @@ class Source:
     def targets(self) -> np.ndarray | None:
         """(N,) float64 numbers to predict, NaN where a sample has none; None where the label is no number."""
         return None if self._row_targets is None else self._row_targets[self.rows]
+
+    @property
+    def token_labels(self) -> TokenLabels | None:
+        """Labels of the tokens of each sample (nodes, points, residues), or None."""
+        return None if self._row_token_labels is None else self._row_token_labels.of(self.rows)
 
     @property
     def groups(self) -> np.ndarray | None:
@@ -146,7 +154,8 @@ class Source:
                             f"got {chosen.min()}..{chosen.max()}")
         return Source(name=self.name, columns=self.columns, ids=self._ids, labels=self._row_labels,
                       label_names=self.label_names, groups=self._row_groups, rows=self.rows[chosen], bad=self._bad,
-                      strict=self.strict, notes=self.notes, targets=self._row_targets)
+                      strict=self.strict, notes=self.notes, targets=self._row_targets,
+                      token_labels=self._row_token_labels)
 
     def with_columns(self, columns: Mapping[str, Column]) -> Source:
         """The same samples with their parts from other columns."""
@@ -232,7 +241,7 @@ class Source:
 
     @property
     def in_memory(self) -> bool:
-        return all(isinstance(c, ArrayColumn) and not c.mapped for c in self.columns.values())
+        return all(column.in_memory for column in self.columns.values())
 
     def cached(self) -> Source:
         """The same samples decoded into memory, if they are of one size and no larger than 1 GiB; else this source.
@@ -261,7 +270,7 @@ class Source:
         for name, value in (self.try_read(index) or {"unreadable": np.array(self.id_of(index))}).items():
             if value is not None:
                 digest.update(f"{name} {value.dtype} {value.shape}".encode())
-                digest.update(np.ascontiguousarray(value).tobytes())
+                digest.update(value.tobytes())
         return digest.hexdigest()
 
 
@@ -286,7 +295,7 @@ def _decoded(source: Source) -> Source | None:
         columns[name] = ArrayColumn(column.kind, array, dtype=str(array.dtype), convert=_same)
     copy = Source(name=source.name, columns=columns, ids=source.ids, labels=source.labels,
                   label_names=source.label_names, groups=source.groups, bad=bad, strict=source.strict,
-                  notes=source.notes, targets=source.targets)
+                  notes=source.notes, targets=source.targets, token_labels=source.token_labels)
     copy._fingerprint = source.fingerprint()
     return copy.with_splits(source.current_split or "", source._splits) if source._splits else copy
 
@@ -328,12 +337,15 @@ def _fingerprint(source: Source) -> str:
         digest.update(source._row_labels[source.rows].tobytes())
     if source.targets is not None:
         digest.update(source.targets.tobytes())
+    if source.token_labels is not None:
+        digest.update(source.token_labels.tobytes())
     for name, column in sorted(source.columns.items()):
         digest.update(name.encode())
         sizes = _sizes(column, source.rows)
         digest.update(sizes.tobytes())
         rows = source.rows
-        if sizes.sum() > WHOLE_BYTES or (sizes < 0).any() or not isinstance(column, (BlobColumn, ArrayColumn)):
+        known = column.in_memory or isinstance(column, (BlobColumn, ArrayColumn))
+        if sizes.sum() > WHOLE_BYTES or (sizes < 0).any() or not known:
             rows = np.random.default_rng(0).permutation(rows)[:HASHED]
         for row in rows:
             if int(row) not in source._bad:

@@ -31,6 +31,7 @@ class StreamSource:
     """
 
     labels: None = None  # known by reading only; batches carry them
+    token_labels: None = None
     groups: None = None
     splits: tuple[str, ...] = ()
     count: None = None

@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from .. import keyed
-from .collate import Batch, marks, stack, tensor
+from .collate import Batch, marks, tensor
 from .errors import DataError
 from .schema import Field, Schema
 from .source import Sample, Source
@@ -41,7 +41,8 @@ class _Training:
         out: Batch = {}
         for name, field in self.schema.fields.items():
             values = [self._fit(name, field, s[name], step, int(i)) for s, i in zip(samples, index)]
-            out[name], present = stack(values, field.shape, field.dtype)
+            out[name], present = self.kinds[name].stack(values, field)
+            out |= {f"{name}.{suffix}": more for suffix, more in self.kinds[name].beside(values).items()}
             self.kinds[name].check(out[name].numpy(), lambda row: self.name_of(int(index[row])))
             if present is not None:
                 out[f"{name}.present"] = present

@@ -29,7 +29,20 @@ def tokens(latent: Latent) -> Tensor:
     return latent.x.float() if latent.ok is None else latent.x.float() * latent.ok[..., None]
 
 
-POOLS: dict[str, Pool] = {"mean": Latent.mean, "cls": Latent.cls, "tokens": tokens}
+def total(latent: Latent) -> Tensor:
+    """(R, D) sum over the real tokens."""
+    return tokens(latent).sum(1)
+
+
+def largest(latent: Latent) -> Tensor:
+    """(R, D) largest value of each dimension over the real tokens."""
+    x = latent.x.float()
+    return (x if latent.ok is None else x.masked_fill(~latent.ok[..., None], -torch.inf)).amax(1)
+
+
+POOLS: dict[str, Pool] = {
+    "mean": Latent.mean, "cls": Latent.cls, "sum": total, "max": largest, "tokens": tokens,
+}  # fmt: skip
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
@@ -111,7 +124,7 @@ def embed(
     Args:
         run: a Run, its folder, or a Model.
         source: a Source, or what `open_source` takes.
-        pool: "mean" over the real tokens, "cls", "tokens" (each by itself), or a function of a Latent.
+        pool: "mean", "sum" or "max" over the real tokens, "cls", "tokens" (each by itself), or a function of a Latent.
         layer: of the encoder: 0 what enters it, 1 .. depth the blocks (the last one normalised), negative from the end;
             None = the last.
         size: one side or (H, W) that all images are made; None = each keeps its own, padded within a batch.

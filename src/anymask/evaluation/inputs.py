@@ -134,15 +134,22 @@ def columns_of(train: Source, asked: Sequence[Labels], notes: list[str], lenient
         DataError: there are too few, and not `lenient`.
     """
     assert train.labels is not None
-    classes, counts = np.unique(train.labels, return_counts=True)
+    return enough_labels(train.labels, train.label_names, asked, notes, lenient, "samples")
+
+
+def enough_labels(
+    labels: np.ndarray, names: Sequence[str] | None, asked: Sequence[Labels], notes: list[str], lenient: bool, unit: str
+) -> list[Labels]:
+    """As `columns_of`, of the labels (N,) of `unit`, such as "samples"."""
+    classes, counts = np.unique(labels, return_counts=True)
     least = int(counts.min())
     columns: list[Labels] = []
     for n in asked:
         if n == "all" or n <= least:
             columns.append(n)
             continue
-        name = train.label_names[classes[counts.argmin()]] if train.label_names else str(classes[counts.argmin()])
-        text = f"class {name!r} has {least} labelled training samples, fewer than {n} labels a class"
+        name = names[classes[counts.argmin()]] if names else str(classes[counts.argmin()])
+        text = f"class {name!r} has {least} labelled training {unit}, fewer than {n} labels a class"
         if not lenient:
             raise DataError(f'{text}; ask for {least} or fewer, or "all"')
         notes.append(f"{text}, which is left out")

@@ -36,6 +36,7 @@ def linear_probe(
     test_y: np.ndarray,
     *,
     reference: np.ndarray | None = None,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> Scores:
@@ -47,6 +48,7 @@ def linear_probe(
     Args:
         train_x: (N, ...) features, flattened. train_y: (N,) labels, integers. test_x, test_y likewise.
         reference: (R, ...) features whose mean and spread standardise all; None = train_x.
+        validation: features and labels of a validation part; C is then what is most accurate there.
         strengths: values of C to choose from.
 
     Raises:
@@ -54,9 +56,13 @@ def linear_probe(
     """
     classes, y = _classes(train_x, train_y, test_x, test_y)
     with _threads_for(np.size(train_x) * len(strengths) + np.size(test_x)):
-        x, test = _standardised(train_x, test_x, train_x if reference is None else reference)
+        reference = train_x if reference is None else reference
+        x, test = _standardised(train_x, test_x, reference)
         c = strengths[0]
-        if len(strengths) > 1:
+        if validation is not None:
+            _, held = _standardised(train_x, validation[0], reference)
+            c = _choose_on(x, y, held, torch.from_numpy(np.searchsorted(classes, validation[1])), strengths)
+        elif len(strengths) > 1:
             c = _choose(x, y, strengths, seed) if torch.bincount(y).min() >= FOLDS else ONE_LABEL
         weight, bias = logistic_regression(x, y, [c])
         return _scores(classes, test @ weight[0] + bias[0], test_y, c)
@@ -69,21 +75,28 @@ def knn(
     test_y: np.ndarray,
     *,
     reference: np.ndarray | None = None,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
     neighbours: Sequence[int] = NEIGHBOURS,
     seed: int = 0,
 ) -> Scores:
     """Nearest neighbours by the cosine of standardised features; votes are weighed with exp(cosine / 0.07), as Wu et
     al. 2018 (arXiv:1805.01978).
 
-    k is chosen from `neighbours` by leaving one out within the training part (of a large part, 1,000 of its samples).
+    k is chosen from `neighbours` by leaving one out within the training part (of a large part, 1,000 of its samples),
+    or on a validation part.
     No k exceeds the smallest class, so k is 1 with one label a class. Arguments and errors as `linear_probe`.
     """
     classes, y = _classes(train_x, train_y, test_x, test_y)
     with _threads_for(len(train_y) * (len(test_y) + LARGE)):
-        x, test = (_unit(v) for v in _standardised(train_x, test_x, train_x if reference is None else reference))
+        reference = train_x if reference is None else reference
+        x, test = (_unit(v) for v in _standardised(train_x, test_x, reference))
         fitting = [k for k in neighbours if k <= int(torch.bincount(y).min())] or [1]
         k = fitting[0]
-        if len(fitting) > 1:
+        if validation is not None:
+            held = _unit(_standardised(train_x, validation[0], reference)[1])
+            truth = torch.from_numpy(np.searchsorted(classes, validation[1]))
+            k = max(fitting, key=lambda k: int((_vote(held, x, y, k).argmax(1) == truth).sum()))
+        elif len(fitting) > 1:
             asked = torch.from_numpy(np.random.default_rng(seed).permutation(len(y))[:LARGE])
             hits = [int((_vote(x[asked], x, y, k, asked).argmax(1) == y[asked]).sum()) for k in fitting]
             k = fitting[int(np.argmax(hits))]
@@ -182,6 +195,15 @@ def _choose(x: Tensor, y: Tensor, strengths: Sequence[float], seed: int) -> floa
         for j, one in enumerate(logits):
             losses[j] += torch.nn.functional.cross_entropy(one, y[out], reduction="sum")
     return float(strengths[int(losses.argmin())])
+
+
+def _choose_on(x: Tensor, y: Tensor, held: Tensor, truth: Tensor, strengths: Sequence[float]) -> float:
+    """The C with the highest accuracy on a validation part, of equal ones that with the least log-loss."""
+    weight, bias = logistic_regression(x, y, [*strengths])
+    logits = torch.einsum("nd,pdk->pnk", held, weight) + bias[:, None]
+    right = (logits.argmax(2) == truth).float().mean(1)
+    losses = torch.stack([torch.nn.functional.cross_entropy(one, truth) for one in logits])
+    return float(strengths[min(range(len(strengths)), key=lambda n: (-right[n].item(), losses[n].item()))])
 
 
 def _folds(y: Tensor, seed: int) -> Tensor:

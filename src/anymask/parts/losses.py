@@ -51,3 +51,8 @@ def chamfer(pred: Tensor, goal: Tensor) -> Tensor:
 def _picked(points: Tensor, index: Tensor) -> Tensor:
     """Points (Q, M, n, 3) at index (Q, M, m): (Q, M, m, 3)."""
     return points.gather(-2, index[..., None].expand(*index.shape, 3))
+
+
+def scaled_cosine(pred: Tensor, goal: Tensor, power: float = 3.0) -> Tensor:
+    """(1 - cosine) to a power, which plays down what is nearly right (GraphMAE, arXiv:2205.10803, equation 2)."""
+    return (1 - F.cosine_similarity(pred, goal, dim=-1)) ** power

@@ -59,6 +59,8 @@ def _over_training(subject: Subject, name: str) -> str:
     if "predicted" not in kept:
         if kept and not hasattr(subject.model.target, "content"):
             raise Missing(_no_content(subject))
+        if kept:
+            raise Missing("the samples are too large for their predictions to be kept while training")
         raise Missing(f"{subject.name} kept no history.npz; anymask pretrain writes it while it trains")
     few = subject.renderer.samples
     content, known = torch.from_numpy(kept["content"][:few]).float(), torch.from_numpy(kept["known"][:few])

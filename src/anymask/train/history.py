@@ -94,6 +94,8 @@ class History:
     def _predictions(self, model: Model, batch: dict[str, Tensor]) -> None:
         few = {name: tensor[:SAMPLES] for name, tensor in batch.items()}
         content, visible, made = contents(model, model(few))
+        if 2 * MOMENTS * content[0].numel() > 8 * BYTES:  # one large graph: its predictions would outweigh the run
+            return
         keep = int(min(len(content), max(1, BYTES // (2 * MOMENTS * content[0].numel()))))
         half = lambda x: x[:keep].cpu().numpy().astype(np.float16 if x.is_floating_point() else x.cpu().numpy().dtype)
         self.kept.update(content=half(content), visible=half(visible))

@@ -27,7 +27,8 @@ def first_batch(source: Any, schema: Schema, n: int) -> dict[str, Tensor]:
 def activation_bytes(model: Model, batch: dict[str, Tensor], precision: str) -> tuple[float, float]:
     """Bytes that a forward pass keeps for the backward pass: (whatever the batch, for each sample). Counted are all
     tensors that autograd saves, but the weights, for 2 and for 4 samples."""
-    two, four = (_saved_bytes(model, batch, rows, precision) for rows in ([0, 1], [0, 1, 0, 1]))
+    last = len(batch["index"]) - 1  # of one sample, two are the same
+    two, four = (_saved_bytes(model, batch, rows, precision) for rows in ([0, last], [0, last, 0, last]))
     each = (four - two) / 2
     return max(0.0, two - 2 * each), each
 

@@ -57,3 +57,9 @@ def warmup_cosine(*, step: int, steps: int, warmup: float = 0.05, final: float =
     if step < rise:
         return (step + 1) / rise
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def adam(model: Model, *, batch_size: int, lr: float = 1e-3, weight_decay: float = 0.0) -> torch.optim.Adam:
+    """Adam (arXiv:1412.6980) with one rate for all parameters; `weight_decay` is the L2 penalty of all of them.
+    Neither follows `batch_size`: a graph's nodes are many samples already."""
+    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=weight_decay)

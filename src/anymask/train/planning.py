@@ -204,7 +204,7 @@ def cropped(schema: Schema, model: Model) -> Schema:
 
 def default_recipe(schema: Schema) -> str:
     """The recipe that suits the kind of the first part."""
-    return _kinds(schema)[0].recipe
+    return _kinds(schema)[0].recipe_for(schema)
 
 
 def fitting(recipe: Recipe, schema: Schema) -> None:

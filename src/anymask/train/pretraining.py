@@ -136,7 +136,7 @@ def pretrain(
         run, data = _begin(made, source, opening, frozen, overwrite), made.source
     options = dict(workers=workers, loggers=loggers, save_minutes=save_minutes)
     _train(run, data, talk, options, top=run.folder)
-    if probe_labels and data.labels is not None:
+    if probe_labels and (data.labels is not None or data.token_labels is not None):
         try:
             table = probe(run, data, labels=probe_labels, test=test, say=talk.warn)
             write_atomically(run.folder / EVALUATION, json.dumps(table.to_json(), indent=1).encode())

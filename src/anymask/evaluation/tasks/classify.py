@@ -11,8 +11,10 @@ from anymask.data import Source, few_label_draws
 from anymask.evaluation.attentive import attentive_probe, tokens_of
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import Pool
+from anymask.evaluation.folds import fold_table
 from anymask.evaluation.inputs import Labels, columns_of, duplicates, features_of, parts_of, raw_notes, readable
 from anymask.evaluation.probe import Scores, knn, linear_probe
+from anymask.evaluation.token_classes import token_table
 from anymask.run import Run
 from anymask.table import Table, interval
 
@@ -34,6 +36,7 @@ def evaluate(
     test: Source | None = None,
     pool: str | Pool = "mean",
     probes: Sequence[str] | str = ("linear", "knn"),
+    folds: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
     lenient: bool = False,
@@ -45,6 +48,9 @@ def evaluate(
     the draws are the same in every row. Features are standardised by the whole training part, which takes no labels.
     Probes are chosen on labelled training samples only (see `linear_probe`, `knn`).
 
+    Where single tokens have labels (nodes, points, residues) and samples have none, the same of single tokens. Their
+    own parts of training, validation and test are used where there are such, C and k then chosen on validation.
+
     Args:
         source: labelled.
         labels: labels a class, numbers or "all"; what is asked for must be there, or is left out with a note if
@@ -54,13 +60,23 @@ def evaluate(
         pool: see `embed`.
         probes: of "linear", "knn" and "attentive" (a sequence, or text with commas). The last reads single tokens,
             which are kept in bfloat16; of raw input the tokenizer's, with their positions.
+        folds: instead of all this, cross-validation of a support vector machine in so many folds, see `svm_folds`: the
+            custom for small sets of graphs, which have no test part.
 
     Raises:
         DataError: no labels, one class, or fewer labels than asked for. EvaluateError: no such probe.
     """
     wanted = _probes(probes)
+    asked = DEFAULT_LABELS if labels is None else labels
+    if source.labels is None and source.token_labels is not None:
+        return token_table(
+            run, source, labels=asked, lenient=lenient or labels is None, draws=draws, test=test,
+            probes={name: PROBES[name] for name in wanted}, seed=seed, batch_size=batch_size,
+        )  # fmt: skip
+    if folds is not None:
+        return fold_table(run, source, folds=folds, pool=pool, seed=seed, batch_size=batch_size, progress=progress)
     train, held, notes = parts_of(run, source, test, seed)
-    columns = columns_of(train, DEFAULT_LABELS if labels is None else labels, notes, lenient or labels is None)
+    columns = columns_of(train, asked, notes, lenient or labels is None)
     train = _enough(train, columns, notes, seed)
     notes.append(
         f"encoder features are pooled by {pool if isinstance(pool, str) else getattr(pool, '__name__', pool)!r}"
