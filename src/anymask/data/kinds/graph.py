@@ -93,7 +93,7 @@ class GraphKind(Kind):
     def natural(self, value: Graph, field: Field, limit: int) -> Graph:
         return self.fit(value, field, None, None)
 
-    def pad(self, values: Sequence[Graph], multiple: int) -> tuple[Tensor, Tensor | None]:
+    def pad(self, values: Sequence[Graph], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """(B, N, F), NaN in the places of nodes that a graph does not have."""
         if len(values) == 1:
             return torch.from_numpy(values[0].x)[None], None

@@ -178,7 +178,7 @@ class LidarKind(Kind):
     def natural(self, value: Value, field: Field, limit: int) -> Value:
         return self.fit(value, field, None, None)
 
-    def pad(self, values: Sequence[Value], multiple: int) -> tuple[Tensor, Tensor | None]:
+    def pad(self, values: Sequence[Value], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return tensor(np.stack(values)), None
 
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:

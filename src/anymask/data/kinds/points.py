@@ -205,7 +205,7 @@ class PointsKind(Kind):
     def natural(self, value: np.ndarray, field: Field, limit: int) -> np.ndarray:
         return self.fit(value, field, None, None)  # groups of as many points as in training
 
-    def pad(self, values: Sequence[np.ndarray], multiple: int) -> tuple[Tensor, Tensor | None]:
+    def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return tensor(np.stack(values)), None
 
     def align(self, column: Column, field: Field) -> Column:
