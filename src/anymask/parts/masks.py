@@ -35,7 +35,7 @@ class Scored(Part):
     def score(self, step: Step, model: Model) -> Tensor:
         raise NotImplementedError
 
-    def visible(self, tokens: Tokens) -> float | int:
+    def visible(self, tokens: Tokens) -> float | int | Tensor:
         """Share or number of visible tokens."""
         return 1.0 - self.ratio
 
@@ -74,10 +74,13 @@ class Random(Scored):
             raise RecipeError(f"mask.fewest={fewest} of {grid} tokens leaves nothing to hide or to see")
         self.unit, self.fewest = unit, fewest
 
-    def visible(self, tokens: Tokens) -> float | int:
+    def visible(self, tokens: Tokens) -> float | int | Tensor:
         grid = tokens.grid
-        if tokens.valid is not None or grid is None:
-            return 1.0 - self.ratio
+        if tokens.valid is not None:
+            count = tokens.valid.sum(1)
+            return (count * (1.0 - self.ratio) + 1e-4).long().clamp(min=1).minimum(count)
+        if grid is None:
+            return max(self.fewest, int(tokens.shape[1] * (1.0 - self.ratio) + 1e-4))
         area = self.unit ** len(grid) if not any(n % self.unit for n in grid) else 1  # whole units, none cut in two
         shown = int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)
         return max(shown, -(-self.fewest // area)) * area

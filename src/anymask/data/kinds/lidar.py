@@ -119,7 +119,7 @@ class LidarKind(Kind):
     name = "lidar"
     endings = frozenset({ENDING})
     recipe = "voxel-mae-lidar"
-    samples_seen, most_epochs = 200_000, 100
+    samples_seen, most_epochs = 20_000, 100
 
     def open(self, spec: Any, options: Options) -> Source | None:
         if isinstance(spec, (str, os.PathLike)):
@@ -213,6 +213,9 @@ class LidarKind(Kind):
 
     def augmentable(self, field: Field) -> str:
         return ""
+
+    def model_size(self, field: Field) -> str:
+        return "nano"
 
 
 def _heights(window: Tensor, field: Field) -> Tensor:

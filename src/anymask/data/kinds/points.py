@@ -109,7 +109,7 @@ class PointsKind(Kind):
     endings = _clouds.MESHES | {".xyz", ".pts"}
     asked_endings = _clouds.TEXT | {".npy"}
     recipe = "point-mae"
-    samples_seen, most_epochs = 400_000, 300  # the paper: 300 epochs of 42,000 shapes
+    samples_seen, most_epochs = 200_000, 300  # the paper: 300 epochs of 42,000 shapes
 
     def open(self, spec: Any, options: Options) -> Source | None:
         labels = options.label
@@ -264,6 +264,9 @@ class PointsKind(Kind):
 
     def light(self, field: Field) -> Any:
         return ScaleShift()
+
+    def model_size(self, field: Field) -> str:
+        return "nano"
 
 
 def resampled(cloud: np.ndarray, count: int, rng: np.random.Generator | None) -> np.ndarray:
