@@ -1,6 +1,7 @@
 """Point clouds and lidar windows as they are drawn, from training to report; and how well hidden groups are filled."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from PIL import Image
 from train_tools import run
 
-from anymask.data import infer_schema, open_source
+from anymask.claims import ClaimError, FewLabels, Rebuild
+from anymask.data import few_label_draws, infer_schema, open_source
 from anymask.engine import Step
 from anymask.evaluation import embed, evaluate
 from anymask.evaluation.masked import hide
+from anymask.evaluation.probe import linear_probe
 from anymask.reports import Panel, renderer_of, report
 from anymask.reports.clouds import GAP, MADE, SIDE, THERE, _from_above
 from anymask.train.measure import first_batch
@@ -135,3 +138,29 @@ def test_windows_without_points_are_embedded(lidar_run):
     assert infer_schema(source).fields["lidar"].sizes[0] == (0,)
     z = embed(trained, source)
     assert np.isfinite(z).all() and (np.abs(z).sum(1) == 0).sum() > 40
+
+
+def test_few_labels_are_how_often_a_sample_is_right():
+    x, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 2
+    x[:, 0] += 3 * y
+    train = open_source((np.concatenate([x, np.zeros((30, 60 - 4))], 1).reshape(30, 20, 3), y)).subset(range(20))
+    test = SimpleNamespace(labels=y[20:])
+    metric = FewLabels(labels=3, draws=7)
+    found = metric._correct(train, test, x[:20], x[20:])
+    right = [linear_probe(x[:20][d], y[:20][d], x[20:], y[20:], reference=x[:20], seed=0).correct
+             for d in few_label_draws(y[:20], 3, 7, 0)]  # fmt: skip
+    np.testing.assert_allclose(found, 100 * np.mean(right, 0))
+    assert "3 labels a class, 7 draws" in metric.words()
+
+
+def test_rebuilding_is_measured_on_a_sweep_that_was_not_trained_on(lidar_run):
+    trained, _ = lidar_run
+    whole = sweeps()
+    train, test = Rebuild().parts(whole, np.arange(0, len(whole), 2))
+    assert set(train.groups) == {"sweep 0"} and set(test.groups) == {"sweep 1"} and len(test) == 49
+    few = test.subset(range(22, 27))
+    scores = Rebuild(ratio=0.5).scores(trained, train, few)
+    assert scores.shape == (5,) and (scores < 0).all()
+    np.testing.assert_allclose(Rebuild(ratio=0.5).scores(trained, train, few), scores)
+    with pytest.raises(ClaimError, match="neither a test split nor groups"):
+        Rebuild().parts(open_source(clouds()), np.arange(4))
