@@ -104,6 +104,19 @@ def test_content_that_is_no_sweep(tmp_path, value, words):
         infer_schema(open_source(tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_sweep_with_bad_content_among_others(tmp_path):
+    wrong = sweep()
+    wrong[5, 1] = np.nan
+    folder(tmp_path)
+    wrong.tofile(tmp_path / "000001.bin")
+    source = open_source(tmp_path)
+    schema = infer_schema(source)
+    assert schema.count == 3 * len(centres()) and {name.split()[0] for name, _ in source.skipped} == {"000001.bin"}
+    sweep(seed=9).tofile(tmp_path / "000001.bin")
+    assert open_source(tmp_path).fingerprint() != schema.fingerprint
+
+
 def test_files_of_another_number_of_channels(tmp_path):
     np.column_stack([sweep(), np.zeros(3000, "f4")]).tofile(tmp_path / "a.pcd.bin")
     np.column_stack([sweep(), np.zeros(3000, "f4")]).tofile(tmp_path / "b.bin")

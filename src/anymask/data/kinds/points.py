@@ -87,6 +87,9 @@ class CloudColumn(Column):
     def read(self, row: int) -> Value | None:
         return checked(self.clouds[row], f"cloud {row}")
 
+    def raw(self, row: int) -> bytes:
+        return self.clouds[row].tobytes()
+
 
 class _Fewer(Column):
     """The first channels of another column's clouds."""
@@ -283,6 +286,8 @@ def resampled(cloud: np.ndarray, count: int, rng: np.random.Generator | None) ->
 
 class PointsMeter(Meter):
     """Counts of points; mean and deviation by channel."""
+
+    most = 400  # a mesh takes a while to read
 
     def __init__(self, name: str, size: int | None, channels: tuple[str, ...] | None) -> None:
         self.name, self.size, self.channels = name, size, channels
