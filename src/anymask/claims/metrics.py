@@ -241,3 +241,49 @@ class Impute(Metric):
         removed = np.isnan(known) & ~np.isnan(truth)
         error = np.where(removed, ((filled - truth) / min_max(truth)[1]) ** 2, 0.0).sum(1)
         return -100.0 * error * len(error) / removed.sum()
+
+
+@dataclass(frozen=True)
+class Rebuild(Metric):
+    """How near hidden tokens are rebuilt, by the distance of the recipe's own target: minus its mean over the hidden
+    tokens of a test sample. The test part is the data's own, or the last of the groups that samples are of, which is
+    then not trained on.
+
+    Args:
+        ratio: share of the tokens that is hidden, the same ones for both arms and all seeds.
+    """
+
+    ratio: float = 0.7
+    unit = "-distance"
+    untrained = "untrained model"
+    code = ("anymask.evaluation.masked", "anymask.evaluation.tasks.reconstruct")
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if "test" in whole.splits:
+            return whole.subset(chosen).cached(), whole.split("test").cached()
+        if whole.groups is None or len(np.unique(whole.groups)) < 2:
+            raise ClaimError(f"{whole.name} has neither a test split nor groups, of which one could be held back")
+        held = whole.groups == np.unique(whole.groups)[-1]
+        return whole.subset(chosen[~held[chosen]]), whole.subset(np.flatnonzero(held))
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        import torch
+
+        from anymask.evaluation.masked import batches, content, frozen
+        from anymask.evaluation.tasks.reconstruct import hidden_at
+
+        model = frozen(run, trained=trained)
+        if not hasattr(model.target, "distance"):
+            raise ClaimError(f"the target of {run.recipe.slug} has no distance of its own; use another metric")
+        out = np.full(len(test), np.nan)
+        for sample in batches(model, run.schema, test, batch_size=32, fixed=True):
+            step = hidden_at(model, sample, self.ratio, sample["key"])
+            with torch.no_grad():
+                made = content(model, model.predict(step))
+                ((_, x),) = step.tokens.x.items()
+                gap = model.target.distance(made, x)
+            asked = ~step.mask.visible if step.tokens.valid is None else ~step.mask.visible & step.tokens.valid
+            mean = torch.where(asked, gap, 0.0).sum(1) / asked.sum(1).clamp(min=1)
+            out[sample["index"].numpy()] = -mean.double().cpu().numpy()
+        return out

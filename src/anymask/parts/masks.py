@@ -36,7 +36,7 @@ class Scored(Part):
     def score(self, step: Step, model: Model) -> Tensor:
         raise NotImplementedError
 
-    def visible(self, tokens: Tokens) -> float | int:
+    def visible(self, tokens: Tokens) -> float | int | Tensor:
         """Share or number of visible tokens."""
         return 1.0 - self.ratio
 
@@ -83,10 +83,13 @@ class Random(Scored):
             raise RecipeError(f"mask.fewest={fewest} of {grid} tokens leaves nothing to hide or to see")
         self.unit, self.fewest = unit, fewest
 
-    def visible(self, tokens: Tokens) -> float | int:
+    def visible(self, tokens: Tokens) -> float | int | Tensor:
         grid = tokens.grid
-        if tokens.valid is not None or grid is None:
-            return 1.0 - self.ratio
+        if tokens.valid is not None:
+            count = tokens.valid.sum(1)
+            return (count * (1.0 - self.ratio) + 1e-4).long().clamp(min=1).minimum(count)
+        if grid is None:
+            return max(self.fewest, int(tokens.shape[1] * (1.0 - self.ratio) + 1e-4))
         units = _along(self.unit, grid)
         area = math.prod(units) if not any(n % u for n, u in zip(grid, units)) else 1  # whole units, none cut in two
         shown = int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)
