@@ -46,7 +46,7 @@ SETS = {
     "MUTAG": Job("tu/MUTAG", "graphmae-gin", SMALL, (32, 5, 1), 20, 64, "sum", 88.2),
     "PROTEINS": Job("tu/PROTEINS_full", "graphmae-gin", {}, (512, 3, 1), 100, 32, "max", 75.3),
 }
-GRID_SIZE, GRID_EPOCHS = (128, 2, 4), 300
+GRID_SIZE, GRID_EPOCHS = (96, 2, 4), 150
 
 
 def cells() -> dict[str, Job]:
@@ -181,8 +181,8 @@ def page(asked: argparse.Namespace, found: list[dict[str, Any]]) -> str:
             "",
             "Accuracy in %, mean ± standard deviation over seeds of pre-training. Cora and Citeseer: public split, "
             "frozen features of nodes, a linear probe on the 20 training nodes a class whose penalty is chosen on the "
-            "500 validation nodes. MUTAG and PROTEINS: frozen features pooled over nodes, a support vector machine in ten "
-            "folds. Settings are those of the authors' code.",
+            "500 validation nodes. MUTAG and PROTEINS: frozen features pooled over nodes, a support vector machine in "
+            "ten folds. Settings are those of the authors' code.",
             "",
             *rows,
             "",

@@ -22,7 +22,7 @@ from anymask.run import EVALUATION, Run
 from anymask.table import Table
 from anymask.train import history, measure, metrics, planning, watch
 
-from .renderer import Renderer, contents, marked, part_of, renderer_of, stream_of
+from .renderer import Renderer, contents, edges_of, marked, part_of, renderer_of, stream_of
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 DRAWS = 8  # masks of one sample
@@ -147,6 +147,15 @@ class Subject:
     def content(self) -> Tensor:
         """(n, N, D) the tokens of all samples of the batch, NaN where not valid."""
         return marked(self.model.tokenizer(self.batch), stream_of(self.model))
+
+    @cached_property
+    def edges(self) -> Tensor | None:
+        """(n, E, 2) the edges of all samples of the batch, see `Panel`."""
+        return edges_of(self.model.tokenizer(self.batch))
+
+    def joined(self, rows: Any) -> Tensor | None:
+        """The edges of some samples of the batch."""
+        return None if self.edges is None else self.edges[rows]
 
     def step(self, model: Model | None = None, batch: dict[str, Tensor] | None = None) -> Step:
         """A whole step without learning."""

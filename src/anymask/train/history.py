@@ -3,8 +3,8 @@
 step (T,) with effective rank and spread of the features (T,); `neighbour` (T,), where there are labels: the share of
 `labelled` training samples whose nearest other one (by the cosine of the features) has the same label, and
 `neighbour_raw`, the same by raw input; content (S, N, D) of the fixed samples as tokens, NaN where not valid, which
-of it is `visible` (S, N), `predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the
-target is the content. Masks and samples are the same at all moments.
+of it is `visible` (S, N), `edges` (S, E, 2) where tokens have edges, `predicted` (T, S, N, D) half precision with the
+places it is for, `known` (S, N), where the target is the content. Masks and samples are the same at all moments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anymask.data import Schema, Source
 from anymask.engine import Model
-from anymask.reports.renderer import contents
+from anymask.reports.renderer import contents, edges_of
 from anymask.run import write_atomically
 
 from . import watch
@@ -97,6 +97,9 @@ class History:
         if 2 * MOMENTS * content[0].numel() > 8 * BYTES:  # one large graph: its predictions would outweigh the run
             return
         keep = int(min(len(content), max(1, BYTES // (2 * MOMENTS * content[0].numel()))))
+        edges = edges_of(model.tokenizer(few))
+        if edges is not None:
+            self.kept["edges"] = edges[:keep].cpu().numpy().astype(np.int32)
         half = lambda x: x[:keep].cpu().numpy().astype(np.float16 if x.is_floating_point() else x.cpu().numpy().dtype)
         self.kept.update(content=half(content), visible=half(visible))
         if made is not None:
