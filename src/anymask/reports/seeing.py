@@ -183,7 +183,8 @@ def features(subjects: Sequence[Subject]) -> Section:
     maps = each(subjects, "Map", _maps)
     near, norms = each(subjects, "Nearest neighbours", _nearest), each(subjects, "Token norms", _norms)
     shown = [_spectrum(subjects), *near, *norms]
-    intro = "Frozen features of random samples, pooled by their mean over tokens, nothing hidden."
+    intro = "Frozen features of random samples, pooled by their mean over tokens (of one sample, those of its tokens), "
+    intro += "nothing hidden."
     return Section("Features", intro, page.cards(*maps, *shown))
 
 
@@ -199,7 +200,7 @@ def _maps(subject: Subject, name: str) -> str:
 
     pca = PCA(2, random_state=0).fit(x)
     share = pca.explained_variance_ratio_.sum()
-    words = f"{len(x)} samples, {coloured}; the two axes hold {share:.0%} of the variance."
+    words = f"{len(x)} {subject.counted}, {coloured}; the two axes hold {share:.0%} of the variance."
     made = page.card(f"{name}, PCA", plots.cloud(pca.transform(x), groups, names, alt=f"Scatter plot. {words}"), words)
     if len(x) < FEWEST_TSNE:
         why = f"t-SNE needs at least {FEWEST_TSNE} samples, and there are {len(x)}; give more with --source."
@@ -208,7 +209,7 @@ def _maps(subject: Subject, name: str) -> str:
 
     perplexity = min(30.0, (len(x) - 1) / 3)
     places = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(x)
-    words = f"The same samples, {coloured}, perplexity {perplexity:.0f}; only neighbourhoods mean something."
+    words = f"The same {subject.counted}, {coloured}, perplexity {perplexity:.0f}; only neighbourhoods mean something."
     if y is not None and (y >= 0).sum() > 1:
         words += f" {100 * _agree(subject.trained[0], y):.0f} % of nearest neighbours share a label."
     return made + page.card(f"{name}, t-SNE", plots.cloud(places, groups, names, alt=f"Scatter plot. {words}"), words)
@@ -247,6 +248,8 @@ def _spectrum(subjects: Sequence[Subject]) -> str:
 
 def _nearest(subject: Subject, name: str) -> str:
     x = torch.nn.functional.normalize(standardised(subject.trained[0]), dim=1)
+    if subject.places is not None:
+        raise Missing("there is one sample only, which has no neighbours to be drawn")
     if len(x) < 3:
         raise Missing(f"neighbours need at least 3 samples, the data have {len(x)}")
     count = min(NEAREST, len(x) - 1)
