@@ -1,11 +1,11 @@
 """history.npz: what a model makes of a few fixed samples, and what its features are worth, at some moments of training.
 
 step (T,) with effective rank and spread of the features (T,), those of tokens where there is one sample only;
-`neighbour` (T,), where there are labels: the share of `labelled` training samples whose nearest other one (by the cosine
-of the features) has the same label, and `neighbour_raw`, the same by raw input; content (S, N, D) of the fixed samples
-as tokens, NaN where not valid, which of it is `visible` (S, N), `edges` (S, E, 2) where tokens have edges, `predicted`
-(T, S, N, D) half precision with the places it is for, `known` (S, N), where the target is the content. Masks and samples
-are the same at all moments.
+`neighbour` (T,), where there are labels: the share of `labelled` training samples whose nearest other one (by the
+cosine of the features) has the same label, and `neighbour_raw`, the same by raw input; content (S, N, D) of the fixed
+samples as tokens, NaN where not valid, which of it is `visible` (S, N), `edges` (S, E, 2) where tokens have edges,
+`predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the target is the content.
+Masks and samples are the same at all moments.
 """
 
 from __future__ import annotations
