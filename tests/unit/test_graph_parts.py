@@ -43,7 +43,8 @@ def test_attention_is_that_of_pyg_with_its_gradients():
     layer, edges = GatLayer(16, heads=4, dropout=0.0), edges_of()
     layer.conv.bias.data.normal_()
     x = torch.randn(30, 16, requires_grad=True)
-    ours, theirs = layer(x, edges), layer.act(layer.conv(layer.lin(x), edges))
+    packed = Packed(edges, edges[0].argsort(stable=True), None)
+    ours, theirs = layer(x, packed), layer.act(layer.conv(layer.lin(x), edges))
     torch.testing.assert_close(ours, theirs)
     weight, parts = torch.randn_like(ours), [x, *layer.parameters()]
     for a, b in zip(*(torch.autograd.grad((y * weight).sum(), parts) for y in (ours, theirs))):
@@ -56,7 +57,7 @@ def test_isomorphism_layer_sums_neighbours():
     x = torch.randn(30, 8)
     h = layer.lin(x)
     summed = torch.stack([h[n] + h[edges[0][edges[1] == n]].sum(0) for n in range(30)])
-    torch.testing.assert_close(layer(x, edges), layer.conv.nn(summed))
+    torch.testing.assert_close(layer(x, Packed(edges, edges[0].argsort(stable=True), None)), layer.conv.nn(summed))
 
 
 def test_sparse_products_are_the_dense_ones():

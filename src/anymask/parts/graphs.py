@@ -50,6 +50,7 @@ class Nodes(Part):
     """
 
     takes = "graph"
+    renderer = "anymask.reports.graphs:Graphs"
     grid = None
     pitch = (1.0,)
 
@@ -90,6 +91,7 @@ class Packed(NamedTuple):
     """The real nodes of all graphs of a batch, one below another."""
 
     edges: Tensor  # (2, E) from, to, in the order of "to"; every node has an edge to itself
+    back: Tensor  # (E,) numbers of the edges in the order of "from"
     where: Tensor | None  # (n,) places among the B*N of the tokens; None = all are real
 
     @classmethod
@@ -104,7 +106,8 @@ class Packed(NamedTuple):
             edges = edges[:, real[edges].all(0)]
             edges, count = (real.cumsum(0) - 1)[edges], len(where)
         edges = torch.cat([edges, torch.arange(count, device=edges.device).expand(2, -1)], 1)
-        return cls(edges[:, edges[1].argsort(stable=True)], where)
+        edges = edges[:, edges[1].argsort(stable=True)]
+        return cls(edges, edges[0].argsort(stable=True), where)
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (n, D)"""
@@ -119,7 +122,7 @@ class Packed(NamedTuple):
         return x.unflatten(0, tokens.shape)
 
 
-# Layers: (n, D) and edges -> (n, D). `projected`: the first product has been done, by the stem.
+# Layers: (n, D) of packed nodes -> (n, D). `projected`: the first product has been done, by the stem.
 
 
 class GatLayer(nn.Module):
@@ -141,15 +144,16 @@ class GatLayer(nn.Module):
         self.conv.lin = nn.Identity()  # in its place `self.lin`, which may multiply in bf16
         self.act = nn.PReLU() if act else nn.Identity()
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        """What `act(conv(lin(x), edges))` is, for edges in the order of their targets, several times as fast on a CPU:
-        the weights are PyTorch Geometric's, their sum is a sparse product."""
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        """What `act(conv(lin(x), packed.edges))` is, several times as fast on a CPU: weights are PyTorch Geometric's,
+        the sum that they weigh is a sparse product."""
         x, conv = self.lin(x).float(), self.conv
         with torch.autocast(x.device.type, enabled=False):
             both = torch.block_diag(*torch.stack([conv.att_src[0], conv.att_dst[0]], -1))  # D 2H, a block for each head
             alpha = (x @ both).unflatten(1, (self.heads, 2)).unbind(-1)  # n H, as source and as target
-            weights = conv.edge_updater(edges, alpha=alpha, edge_attr=None, size=(len(x), len(x)))  # E H
-            return self.act(_Weighted.apply(weights, x.unflatten(1, (self.heads, -1)), edges).flatten(1) + conv.bias)
+            weights = conv.edge_updater(packed.edges, alpha=alpha, edge_attr=None, size=(len(x), len(x)))  # E H
+            x = _Weighted.apply(weights, x.unflatten(1, (self.heads, -1)), packed.edges, packed.back)
+            return self.act(x.flatten(1) + conv.bias)
 
 
 class GinLayer(nn.Module):
@@ -168,8 +172,8 @@ class GinLayer(nn.Module):
         rest = [glorot(Linear(width, width, bias=False)), nn.BatchNorm1d(width), nn.PReLU()] if act else []
         self.conv = _layers().GINConv(nn.Sequential(nn.BatchNorm1d(width), nn.PReLU(), *rest))
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        return self.conv(self.lin(x).float(), edges)
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
+        return self.conv(self.lin(x).float(), packed.edges)
 
 
 class MlpLayer(nn.Module):
@@ -180,33 +184,44 @@ class MlpLayer(nn.Module):
         self.lin = nn.Identity() if projected else Linear(width, width)
         self.act = nn.PReLU()
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packed: Packed) -> Tensor:
         return self.act(self.lin(x))
 
 
 class _Weighted(torch.autograd.Function):
-    """For each node the sum of x (n, H, C) over the edges (2, E) that reach it, weighed with (E, H): (n, H, C)."""
+    """For each node the sum of x (n, H, C) over the edges (2, E) that reach it, weighed with (E, H): (n, H, C). Edges
+    are in the order of their targets, `back` (E,) gives that of their sources."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor, edges: Tensor) -> Tensor:
-        heads = torch.arange(x.shape[1], device=x.device)
-        here, there = ((ends[:, None] * x.shape[1] + heads).flatten() for ends in (edges[1], edges[0]))
-        order = here.argsort(stable=True)
-        here, there, values = here[order], there[order], weights.flatten()[order]
+    def forward(ctx: Any, weights: Tensor, x: Tensor, edges: Tensor, back: Tensor) -> Tensor:
         rows = x.flatten(0, 1)
-        ctx.save_for_backward(here, there, order, values, rows)
-        return (_sparse(here, there, values, (len(rows), len(rows))) @ rows).view_as(x)
+        ctx.save_for_backward(weights, rows, edges, back)
+        return (_by_head(edges[1], edges[0], weights, len(x))[0] @ rows).view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        here, there, order, values, rows = ctx.saved_tensors
-        square, g = (len(rows), len(rows)), grad.contiguous().flatten(0, 1)
-        pattern = _sparse(here, there, torch.zeros_like(values), square)
-        each = torch.sparse.sampled_addmm(pattern, g, rows.T, beta=0.0).values()
-        back = there.argsort(stable=True)
-        by_source = _sparse(there[back], here[back], values[back], square)
-        to_weights = torch.empty_like(each).index_copy_(0, order, each)
-        return to_weights.view(-1, grad.shape[1]), (by_source @ g).view_as(grad), None
+        weights, rows, edges, back = ctx.saved_tensors
+        count, g = len(grad), grad.contiguous().flatten(0, 1)
+        pattern, place = _by_head(edges[1], edges[0], torch.zeros_like(weights), count)
+        to_weights = torch.sparse.sampled_addmm(pattern, g, rows.T, beta=0.0).values()[place]
+        by_source, _ = _by_head(edges[0][back], edges[1][back], weights[back], count)
+        return to_weights.view_as(weights), (by_source @ g).view_as(grad), None, None
+
+
+def _by_head(rows: Tensor, columns: Tensor, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Edges with weights (E, H), in the order of their rows, as a sparse matrix (n*H, n*H) that joins each head of a
+    node with the same one of another; and where in it each weight is, (E*H,)."""
+    heads = weights.shape[1]
+    each = rows.bincount(minlength=count)  # n
+    start = each.cumsum(0) - each
+    head = torch.arange(heads, device=rows.device)
+    here = torch.arange(len(rows), device=rows.device) - start[rows]
+    place = (heads * start[rows] + here)[:, None] + head * each[rows][:, None]  # a row for each head of a node, in turn
+    place = place.flatten()
+    ends = torch.empty_like(place).index_copy_(0, place, (columns[:, None] * heads + head).flatten())
+    values = torch.empty_like(weights.flatten()).index_copy_(0, place, weights.flatten())
+    starts = F.pad(each.repeat_interleave(heads).cumsum(0), (1, 0))
+    return torch.sparse_csr_tensor(starts, ends, values, (count * heads,) * 2, check_invariants=False), place
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -363,7 +378,7 @@ class MessagePassing(Part):
         x = packed.pack(seen.x)
         all_ = [seen.x]
         for n, block in enumerate(self.blocks):
-            x = block(dropout(x, self.dropout, self.training and n > 0), packed.edges)
+            x = block(dropout(x, self.dropout, self.training and n > 0), packed)
             if self.layers:
                 all_.append(packed.unpack(x, tokens))
         layers = tuple(all_) if self.layers else ()
@@ -405,7 +420,7 @@ class Remasked(Part):
         x = self.bridge(step.latent.x)
         if self.token is not None:
             x = torch.where(step.mask.visible[..., None], x, self.token.to(x.dtype))
-        x = self.layer(dropout(packed.pack(x), self.dropout, self.training), packed.edges)
+        x = self.layer(dropout(packed.pack(x), self.dropout, self.training), packed)
         return self.heads(take(packed.unpack(x, step.tokens), step.mask.ask))
 
     def groups(self) -> dict[str, dict[str, float]]:

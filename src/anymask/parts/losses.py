@@ -55,4 +55,5 @@ def _picked(points: Tensor, index: Tensor) -> Tensor:
 
 def scaled_cosine(pred: Tensor, goal: Tensor, power: float = 3.0) -> Tensor:
     """(1 - cosine) to a power, which plays down what is nearly right (GraphMAE, arXiv:2205.10803, equation 2)."""
-    return (1 - F.cosine_similarity(pred, goal, dim=-1)) ** power
+    lengths = (pred.norm(dim=-1) * goal.norm(dim=-1)).clamp(min=1e-8)
+    return (1 - (pred * goal).sum(-1) / lengths) ** power

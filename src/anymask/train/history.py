@@ -1,10 +1,11 @@
 """history.npz: what a model makes of a few fixed samples, and what its features are worth, at some moments of training.
 
-step (T,) with effective rank and spread of the features (T,); `neighbour` (T,), where there are labels: the share of
-`labelled` training samples whose nearest other one (by the cosine of the features) has the same label, and
-`neighbour_raw`, the same by raw input; content (S, N, D) of the fixed samples as tokens, NaN where not valid, which
-of it is `visible` (S, N), `predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the
-target is the content. Masks and samples are the same at all moments.
+step (T,) with effective rank and spread of the features (T,), those of tokens where there is one sample only;
+`neighbour` (T,), where there are labels: the share of `labelled` training samples whose nearest other one (by the
+cosine of the features) has the same label, and `neighbour_raw`, the same by raw input; content (S, N, D) of the fixed
+samples as tokens, NaN where not valid, which of it is `visible` (S, N), `edges` (S, E, 2) where tokens have edges,
+`predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the target is the content.
+Masks and samples are the same at all moments.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from anymask.data import Schema, Source
 from anymask.engine import Model
-from anymask.reports.renderer import contents
+from anymask.reports.renderer import contents, edges_of
 from anymask.run import write_atomically
 
 from . import watch
@@ -75,7 +76,7 @@ class History:
 
     def _features(self, model: Model, batch: dict[str, Tensor]) -> None:
         chunks = [{k: v[i : i + CHUNK] for k, v in batch.items()} for i in range(0, len(batch["index"]), CHUNK)]
-        x = torch.cat([model.embed(chunk).mean().float() for chunk in chunks])
+        x = torch.cat([watch.compared(model.embed(chunk)).float() for chunk in chunks])
         found = watch.diversity(x)
         self._add("rank", np.float32(found.rank))
         self._add("spread", np.float32(found.spread))
@@ -97,6 +98,9 @@ class History:
         if 2 * MOMENTS * content[0].numel() > 8 * BYTES:  # one large graph: its predictions would outweigh the run
             return
         keep = int(min(len(content), max(1, BYTES // (2 * MOMENTS * content[0].numel()))))
+        edges = edges_of(model.tokenizer(few))
+        if edges is not None:
+            self.kept["edges"] = edges[:keep].cpu().numpy().astype(np.int32)
         half = lambda x: x[:keep].cpu().numpy().astype(np.float16 if x.is_floating_point() else x.cpu().numpy().dtype)
         self.kept.update(content=half(content), visible=half(visible))
         if made is not None:

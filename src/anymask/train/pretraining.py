@@ -23,6 +23,7 @@ from . import folder, history, planning, state
 from .errors import Interrupted, TrainError
 from .loggers import check_loggers, make_loggers
 from .measure import first_batch
+from .optim import default_clip
 from .planning import Plan, plan
 from .progress import Progress
 from .quiet import quiet
@@ -37,7 +38,7 @@ FROZEN: dict[str, Any] = {
     "precision": "auto",
     "compile": False,
     "seed": 0,
-    "clip": 1.0,
+    "clip": None,
     "devices": 1,
     "init": None,
 }
@@ -58,7 +59,7 @@ def pretrain(
     overwrite: bool = False,
     precision: str = "auto",
     compile: bool = False,
-    clip: float = 1.0,
+    clip: float | None = None,
     seed: int = 0,
     probe_labels: Sequence[int | str] | None = (1, 5, 10),
     changes: dict[str, Any] | None = None,
@@ -98,7 +99,7 @@ def pretrain(
         resume: go on with the run in `out`; its own recipe, schema and settings hold.
         overwrite: replace the run in `out`.
         precision: "auto", "bf16" (autocast, fp32 weights) or "fp32".
-        clip: largest norm of the gradient; 0 = any.
+        clip: largest norm of the gradient; 0 = any; None = 1, where the optimiser bears it (see `default_clip`).
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
         image_size: pixels in training, one side or (H, W); points of a cloud.
@@ -132,6 +133,7 @@ def pretrain(
         )  # fmt: skip
         for what, value in made.rows():
             talk.say(f"{what:>14}  {value}")
+        clip = default_clip(made.recipe.optimiser) if clip is None else clip
         frozen = dict(seed=seed, clip=clip, compile=compile, init=init and str(init))
         run, data = _begin(made, source, opening, frozen, overwrite), made.source
     options = dict(workers=workers, loggers=loggers, save_minutes=save_minutes)

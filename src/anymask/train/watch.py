@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anymask.engine import Model, Step, scored
+from anymask.engine import Latent, Model, Step, scored
 
 PROBE = 64  # samples of the fixed batch
+TOKENS = 512  # of one sample, in place of samples
 FEWEST = 8  # samples that spread and rank are measured on, at least
 
 
@@ -116,9 +117,23 @@ def starving(waited: float, elapsed: float) -> str | None:
 
 
 def features(model: Model, batch: dict[str, Tensor]) -> Features:
-    """Spread and effective rank of the pooled features; (nan, nan), which says nothing, for fewer than `FEWEST` samples
-    and for features that are not finite."""
-    return diversity(model.embed(batch).mean())
+    """Spread and effective rank of the features (see `compared`); (nan, nan), which says nothing, for fewer than
+    `FEWEST` of them and for features that are not finite."""
+    return diversity(compared(model.embed(batch)))
+
+
+def compared(latent: Latent) -> Tensor:
+    """(n, D) features that ought to differ: of samples, pooled; where there is one sample only (a graph), of its
+    tokens, `TOKENS` of them at most."""
+    if len(latent.x) > 1:
+        return latent.mean()
+    x = latent.x[0] if latent.ok is None else latent.x[0][latent.ok[0]]
+    return x[spread_out(len(x), TOKENS)].float()
+
+
+def spread_out(count: int, most: int) -> Tensor:
+    """Numbers of `most` of `count` things, evenly apart."""
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
 
 
 def diversity(x: Tensor) -> Features:
