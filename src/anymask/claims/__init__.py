@@ -11,7 +11,17 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 from anymask.claims.claim import Claim
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
-from anymask.claims.metrics import FewLabels, FineTune, Folds, Impute, Metric, Probe, Rebuild, TokenProbe
+from anymask.claims.metrics import (
+    FewLabels,
+    FineTune,
+    Folds,
+    Forecast,
+    Impute,
+    Metric,
+    Probe,
+    Rebuild,
+    TokenProbe,
+)
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -24,6 +34,7 @@ __all__ = [
     "FewLabels",
     "FineTune",
     "Folds",
+    "Forecast",
     "Impute",
     "Metric",
     "OutOfTime",

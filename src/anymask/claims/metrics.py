@@ -194,6 +194,41 @@ class FineTune(Metric):
 
 
 @dataclass(frozen=True)
+class Forecast(Metric):
+    """Error of forecasting a record by a linear head on a frozen encoder's tokens, see
+    `anymask.evaluation.forecasting`: minus the mean squared error times 100. Windows overlap, so a score is of a
+    stretch of `horizon` windows. A pilot is measured on the validation part.
+
+    Args:
+        horizon: moments that are forecast.
+        rows: rows that a head is fitted on, at most.
+    """
+
+    horizon: int = 96
+    rows: int = 15_000
+    unit = "-100 x mean squared error"
+    code = ("anymask.evaluation.forecasting",)
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if all(column.record is None for column in whole.columns.values()) or "test" not in whole.splits:
+            raise ClaimError(f"{whole.name} is no record in time, which forecasts are measured on; use one")
+        return whole.subset(chosen), whole.split("test")
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.forecasting import board, encoded, headed, measured, ridge
+        from anymask.evaluation.masked import frozen
+
+        model = frozen(run, trained=trained)
+        made, encode = board(model, train, self.horizon), encoded(model)
+        pilot = all(test.columns[name] is column for name, column in train.columns.items())
+        starts = made.starts("validation" if pilot else "test")
+        error = measured(headed(encode, ridge(encode, made, rows=self.rows)), made, starts).square
+        stretches = np.array_split(error, max(2, len(error) // self.horizon))
+        return -100.0 * np.array([stretch.mean() for stretch in stretches])
+
+
+@dataclass(frozen=True)
 class Impute(Metric):
     """Error of filling cells that were removed completely at random from the very table that is trained on (ReMasker,
     arXiv:2309.13793, section 4): minus the squared error of a row's removed cells, in units of each column's range,

@@ -24,6 +24,9 @@ strict = click.option("--strict", is_flag=True, help="An unreadable file is an e
 image_size = click.option("--image-size", type=int, help="Side of training images in pixels; points of a cloud.")
 ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
+window = click.option("--window", type=int, help="Moments of a sample, of a long record that is cut into windows.")
+stride = click.option("--stride", type=int, help="Moments from one window to the next; by default 1.")
+parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
 kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
@@ -46,7 +49,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-        image_size, kind, label, group, strict, ignore, na_values, changing,
+        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -118,7 +121,7 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     """A source opened as the run's was, but for what is given; its label and group columns only where they are used."""
     from anymask.data import open_source
 
-    as_before = ("na_values", "strict", "kind", *(("label", "group") if labelled else ()))
+    as_before = ("na_values", "strict", "kind", "window", "stride", "parts", *(("label", "group") if labelled else ()))
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})
 

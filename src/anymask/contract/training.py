@@ -118,7 +118,8 @@ def best_constant(model: Model, step: Step, head: str) -> float:
             values.flatten().bincount(minlength=like.shape[-1])[: like.shape[-1]].float().clamp(min=1e-3).log()
         )
     elif goal.shape == like.shape:
-        starts += [values.float().mean(0), values.float().median(0).values]
+        values = values.float()  # NaN where a goal has no value
+        starts += [values.nanmean(0).nan_to_num(), values.nanmedian(0).values.nan_to_num()]
     best = min(starts, key=lambda start: error(start).item())
     return min(error(best).item(), _improved(best, error))
 

@@ -51,6 +51,7 @@ class Column(ABC):
     shape: tuple[int, ...] | None
     dtype: str | None
     in_memory: bool = False
+    record: Any = None  # the long record that values are windows of
 
     @abstractmethod
     def __len__(self) -> int: ...

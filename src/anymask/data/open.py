@@ -26,15 +26,17 @@ from .stream import StreamSource
 def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
                 group: Any = None, streaming: bool = False, layout: str | None = None,
                 channels: int | None = None, ignore: str | Sequence[str] = (),
-                na_values: str | Sequence[str] = (), kind: str | None = None) -> Any:
+                na_values: str | Sequence[str] = (), kind: str | None = None, window: int | None = None,
+                stride: int | None = None, parts: str | Sequence[float] | None = None) -> Any:
     """A source from a path or an object.
 
     `spec`: None or "digits" (embedded); a folder of images, with class folders or not, with train/ test/ validation/
     folders or not, with metadata.csv (file_name, and label, split or other columns) or not; a folder of parquet files
     in the Hugging Face layout, or of .npy files; a .parquet, .npy, .npz or image file; a NumPy array, a torch tensor,
     (x, y); a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a
-    DataFrame, an array (N, F), with NaN, empty or NA cells missing; a torch Dataset or IterableDataset;
-    a Hugging Face Dataset, DatasetDict or IterableDataset.
+    DataFrame, an array (N, F), with NaN, empty or NA cells missing; a time series: such a table with a column of dates,
+    a .ts file of the UCR/UEA archive or a folder of them, an array (N, T) or (N, C, T) with kind="series"; a
+    torch Dataset or IterableDataset; a Hugging Face Dataset, DatasetDict or IterableDataset.
 
     Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
     where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
@@ -45,10 +47,15 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     says what the data are where their form leaves it open, as that of bare arrays does: an array (N, H, W) is grey
     images, (N, P, 3) point clouds, (N, F) a table, unless `kind` says otherwise.
 
+    A long record (a table with a column of dates) is cut into windows of `window` moments, one every `stride` moments,
+    within parts by time: `parts` are three shares (training, validation, test; 0.6, 0.2, 0.2 by default), or months of
+    30 days, as 12, 4, 4.
+
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
-                      channels=channels, ignore=_words(ignore), na_values=_words(na_values), kind=kind)
+                      channels=channels, ignore=_words(ignore), na_values=_words(na_values), kind=kind,
+                      window=window, stride=stride, parts=_numbers(parts))
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)
@@ -57,6 +64,20 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(str(word) for word in given)
+
+
+def _numbers(given: str | Sequence[float] | None) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    words = given.split(",") if isinstance(given, str) else given
+    try:
+        found = tuple(float(word) for word in words)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != 3 or min(found) <= 0 or (max(found) < 1 and sum(found) > 1 + 1e-6):
+        raise DataError(f"parts={given!r} (--parts) is for training, validation and test: three shares, as "
+                        "0.6,0.2,0.2, or months of 30 days, as 12,4,4")
+    return found
 
 
 def _open(spec: Any, options: Options) -> AnySource:

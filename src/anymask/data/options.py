@@ -20,3 +20,6 @@ class Options:
     ignore: tuple[str, ...] = ()
     na_values: tuple[str, ...] = ()
     kind: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    parts: tuple[float, ...] | None = None

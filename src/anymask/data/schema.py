@@ -30,7 +30,8 @@ class Field:
     for images; `low`, `high` the range of the values (nominal 0..255 for uint8, else as observed); `mean`, `std` one a
     channel or column, in raw units; `missing` the share of samples that lack this part. For tables, one each column:
     `columns` the names, `lows` and `highs` the ranges, `gaps` the shares of missing cells. For graphs, `filled` is the
-    share of the nodes' features that are not 0.
+    share of the nodes' features that are not 0. For time series, `columns`, `lows`, `highs` and `gaps` are by variable,
+    `units` as well ('' where not known), and `interval` is the seconds from one moment to the next.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Field:
     highs: tuple[float, ...] = ()
     gaps: tuple[float, ...] = ()
     filled: float = 1.0
+    interval: float | None = None
+    units: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Field:

@@ -38,6 +38,20 @@ class Replace(Part):
         return {"token": {"weight_decay": 0.0}}
 
 
+class Zero(Part):
+    """The content of hidden tokens enters as zeros, with their position (PatchTST, arXiv:2211.14730, section 3.2): a
+    linear embedding makes its bias of them. For one stream of real numbers, embedded by `stems.Embed`."""
+
+    keep = 1.0
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        (self.stream,) = model.tokenizer.streams
+
+    def forward(self, step: Step, model: Model) -> Seen:
+        return model.stem(step, fill=model.stem.embed[self.stream].bias)
+
+
 class Foreign(Part):
     """Hidden tokens hold content that is not theirs: the same place of another sample of the batch, or noise (GMML,
     arXiv:2205.14986, section 3.1).

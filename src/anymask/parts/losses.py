@@ -12,6 +12,12 @@ def mse(pred: Tensor, goal: Tensor) -> Tensor:
     return (pred - goal).square().mean(-1)
 
 
+def observed_mse(pred: Tensor, goal: Tensor) -> Tensor:
+    """Mean squared error over a token's values that are there; NaN in the goal is a missing one."""
+    there = ~goal.isnan()
+    return torch.where(there, pred - goal, 0.0).square().sum(-1) / there.sum(-1).clamp(min=1)
+
+
 def l1(pred: Tensor, goal: Tensor) -> Tensor:
     """Mean absolute error over a token's values."""
     return (pred - goal).abs().mean(-1)

@@ -18,11 +18,16 @@ class SinCos(nn.Module):
 
     As in MAE, the *last* axis (columns) comes first, each axis as all its sines and then all its cosines. What the axes
     cannot share equally stays zero.
+
+    Args:
+        axes: coordinates that count, by number; None = all.
     """
 
-    def __init__(self, model: Model, *, width: int):
+    def __init__(self, model: Model, *, width: int, axes: tuple[int, ...] | None = None):
         super().__init__()
         pitch = model.tokenizer.pitch
+        self.axes = None if axes is None else list(axes)
+        pitch = pitch if axes is None else tuple(pitch[axis] for axis in axes)
         share = width // (2 * len(pitch)) * 2
         if not share:
             raise RecipeError(f"sin-cos positions in {len(pitch)} axes need a width of {2 * len(pitch)}, not {width}")
@@ -35,7 +40,8 @@ class SinCos(nn.Module):
     pitch: Tensor
 
     def forward(self, tokens: Tokens) -> Tensor:
-        place = (tokens.pos / self.pitch - 0.5).flip(-1)  # B N P, in tokens
+        pos = tokens.pos if self.axes is None else tokens.pos[..., self.axes]
+        place = (pos / self.pitch - 0.5).flip(-1)  # B N P, in tokens
         angle = place[..., None].double() * self.rates  # B N P share/2
         found = torch.cat([angle.sin(), angle.cos()], -1).flatten(2).float()
         return F.pad(found, (0, self.rest)) if self.rest else found

@@ -11,7 +11,7 @@ from anymask.parts.layers import Linear, init_weights
 
 class Embed(Part):
     """One linear embedding for each stream (a table of vectors for streams of integers), plus positions, plus a learned
-    vector for each kind where there are several.
+    vector for each kind where there are several. Where the tokenizer says `missing`, values that are NaN enter as 0.
 
     `streams` of the tokenizer maps a stream to its width, or to minus the number of its classes if it is of integers.
     With one stream, only kept tokens are embedded.
@@ -24,7 +24,7 @@ class Embed(Part):
         self.positions = model.positions(width) if positions else None
         kinds = getattr(model.tokenizer, "kinds", 1)
         self.kinds = nn.Parameter(torch.empty(kinds, width).normal_(std=0.02)) if kinds > 1 else None
-        self.width = width
+        self.width, self.missing = width, getattr(model.tokenizer, "missing", False)
 
     @staticmethod
     def _one(n: int, width: int) -> nn.Module:
@@ -44,6 +44,8 @@ class Embed(Part):
         """
         tokens, mask = step.tokens, step.mask
         streams = tokens.x if content is None else content
+        if self.missing:
+            streams = {name: x.nan_to_num() for name, x in streams.items()}
         if len(streams) == 1:
             ((name, x),) = streams.items()
             x = self.embed[name](take(x, mask.keep, mask.keep_of))

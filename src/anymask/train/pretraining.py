@@ -72,6 +72,9 @@ def pretrain(
     ignore: Sequence[str] = (),
     na_values: Sequence[str] = (),
     kind: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    parts: str | Sequence[float] | None = None,
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
@@ -85,7 +88,8 @@ def pretrain(
 
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
-            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values` and `kind` go there.
+            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `kind`, `window`, `stride` and `parts` go
+            there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
             mae for images, remasker for tables.
         size: name or Size; None = "nano" up to 16 pixels, else "tiny"; "micro" for tables.
@@ -102,7 +106,7 @@ def pretrain(
         clip: largest norm of the gradient; 0 = any; None = 1, where the optimiser bears it (see `default_clip`).
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
-        image_size: pixels in training, one side or (H, W); points of a cloud.
+        image_size: pixels in training, one side or (H, W); points of a cloud, moments of a series.
         workers: loader processes.
         loggers: names of Lightning loggers ("tensorboard"), or such objects, beside metrics.csv.
         progress: False = quiet.
@@ -116,7 +120,8 @@ def pretrain(
     check_loggers(loggers)
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
-    opening |= {} if kind is None else {"kind": kind}
+    cut = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
+    opening |= {name: value for name, value in cut.items() if value is not None}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))
         given = dict(zip(FROZEN, values, strict=True))
@@ -177,7 +182,7 @@ def _begin(made: Plan, spec: Any, opening: dict[str, Any], frozen: dict[str, Any
     if overwrite:
         folder.clear(made.out)
     path = None if spec is not None and not isinstance(spec, (str, Path)) else str(spec or "digits")
-    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, list))}
+    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, int, list))}
     settings = {
         **frozen,
         **made.settings(),

@@ -1,4 +1,4 @@
-"""The last part of a sample from the first."""
+"""The last part of a sample from the first, or of a long record what follows a window."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from anymask.data import DataError, Source, infer_schema, split_source
 from anymask.engine import Model, Step
 from anymask.evaluation.errors import EvaluateError
+from anymask.evaluation.forecasting import forecasts
 from anymask.evaluation.masked import batches, check_content, content, frozen, hide
 from anymask.run import Run
-from anymask.table import Table, interval
+from anymask.table import Figure, Table, interval
 
 ALPHAS = tuple(10.0**n for n in range(-2, 6))  # penalties of the linear forecast to choose from
 MODELS = (("untrained model", False), ("pre-trained model", True))
@@ -28,6 +29,8 @@ def evaluate(
     horizon: int | None = None,
     axis: int = 0,
     season: int | None = None,
+    epochs: int = 0,
+    lr: float = 1e-4,
     seed: int = 0,
     batch_size: int = 256,
     progress: bool = False,
@@ -40,15 +43,27 @@ def evaluate(
     (scikit-learn's RidgeCV). Values are in the tokenizer's units. Each figure is the mean over test samples, with its
     95 % interval (Student's t over samples).
 
+    Of a long record in time, nothing is hidden: what follows a window, `horizon` moments (96), is predicted by a linear
+    head on the tokens of the window, which sees all of them. The head is a ridge regression on the training part, its
+    penalty chosen on validation; every window of the test part counts. The linear forecast is the same of the window
+    itself. With `epochs`, encoder and head are also fine-tuned.
+
     Args:
         source: fits the classical forecasts. test: what is forecast; None = the source's own test split, or a fifth.
         horizon: tokens along the axis that are future; None = a quarter of them, at least one.
-        season: steps (pixels, columns) of a period, at most as many as the past has; None = no seasonal forecast.
+        season: steps (pixels, columns) of a period, at most as many as the past has; None = no seasonal forecast, of a
+            record a day.
+        epochs, lr: of fine-tuning, of a record; 0 = none.
 
     Raises:
         EvaluateError: tokens without a grid or of integers, a recipe that does not predict content, no such axis, an
             impossible horizon or season. DataError: missing values.
     """
+    if any(column.record is not None for column in source.columns.values()):
+        if test is not None or axis:
+            raise EvaluateError("a record is measured on its own test part, along time; leave test= and axis= out")
+        return _of_record(run, source, horizon=96 if horizon is None else horizon, season=season, epochs=epochs, lr=lr,
+                          batch_size=batch_size, seed=seed)  # fmt: skip
     models = {name: frozen(run, trained=trained) for name, trained in MODELS}
     model = models["pre-trained model"]
     check_content(model)
@@ -88,6 +103,19 @@ def evaluate(
     borrows = getattr(model.target, "borrows", None)
     notes += [f"of the models, {borrows}"] if borrows else []
     title = f"forecasts of {len(x):,} test samples of {held.name}, {run.recipe.slug}"
+    return Table(("forecast", "MSE", "MAE"), rows, title=title, notes=notes)
+
+
+def _of_record(run: Run, source: Source, *, horizon: int, epochs: int, batch_size: int, **options: Any) -> Table:
+    found, made = forecasts(run, source, horizon=horizon, epochs=epochs, batch_size=min(64, batch_size), **options)
+    figure = lambda values: Figure(float(values.mean()), digits=4)
+    rows: list[Sequence[Any]] = [(name, figure(e.square), figure(e.absolute)) for name, e in found.items()]
+    parts = ", ".join(f"{name} {last - first:,}" for name, (first, last) in made.spans.items())
+    notes = [f"{made.lookback} moments of past, {horizon} of future; parts by time, in moments: {parts}",
+             "values are in units of each variable's spread in training; the windows overlap, so no interval is given",
+             "the penalty of linear forecasts and heads is chosen on validation"
+             + ", as is the epoch of fine-tuning, which begins with the frozen encoder's head" * bool(epochs)]
+    title = f"forecasts of {len(made.starts('test')):,} test windows of {source.name}, {run.recipe.slug}"
     return Table(("forecast", "MSE", "MAE"), rows, title=title, notes=notes)
 
 

@@ -70,6 +70,7 @@ def evaluate(
     if hasattr(model.target, "distance"):
         return _by_distance(run, models, train, held, ratios, draws, seed, whole, progress)
     x = torch.cat([next(iter(tokens.x.values())) for tokens in train])
+    x = x.nan_to_num() if x.is_floating_point() else x  # single missing values count as the mean
     valid = None if train[0].valid is None else torch.cat([t.valid for t in train])  # type: ignore[misc]
     real = x.is_floating_point()
     grid = hasattr(model.tokenizer, "whole")  # values on a grid, cut into patches
@@ -129,7 +130,7 @@ def _fillings(model: Model, x: Tensor, valid: Tensor | None) -> dict[str, Fill]:
         place = lambda step, content: torch.where(step.mask.visible[..., None], content, mean)
     found = {"mean of the place": place}
     found["nearest visible token"] = lambda step, content: nearest(content, step.mask.visible, step.tokens.pos)
-    if len(getattr(model.tokenizer, "sides", ())) in (1, 2):  # of more axes it takes hours
+    if hasattr(model.tokenizer, "whole") and len(model.tokenizer.sides) in (1, 2):  # of more axes it takes hours
         found["linear interpolation"] = lambda step, content: _interpolated(model, step, content)
     if gaussian is not None:
         found["best linear prediction"] = lambda step, content: gaussian(content, step.mask.visible)
@@ -155,13 +156,14 @@ def _filled(
     """Sum of squared errors over hidden values, and their number, of every method."""
     ((_, x),) = step.tokens.x.items()
     asked = ~step.mask.visible if step.tokens.valid is None else ~step.mask.visible & step.tokens.valid
-    made = {name: fill(step, x) for name, fill in methods.items()}
+    asked = asked[..., None] & ~x.isnan()  # B N D
+    made = {name: fill(step, x.nan_to_num()) for name, fill in methods.items()}
     made |= {name: content(model, model.predict(step._replace(aux={}))) for name, model in models.items()}
-    count = asked.sum().double() * x.shape[2]
+    count = asked.sum().double()
     tokenizer = next(iter(models.values())).tokenizer
     found = {}
     for name, y in made.items():
-        gap = torch.where(asked[..., None], y - x, 0.0)
+        gap = torch.where(asked, y - x, 0.0)
         if grid:
             gap = tokenizer.whole(gap, step.tokens.grid) * tokenizer.std
         found[name] = (gap.double().square().sum().cpu(), count.cpu())
