@@ -50,6 +50,7 @@ class Column(ABC):
     kind: Kind
     shape: tuple[int, ...] | None
     dtype: str | None
+    in_memory: bool = False  # True: reading costs nothing
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -60,6 +61,10 @@ class Column(ABC):
 
     def batch(self, rows: np.ndarray) -> np.ndarray | None:
         """(B, ...) values of many rows in one step where they lie in memory; None: read them one by one."""
+        return None
+
+    def lengths(self) -> np.ndarray | None:
+        """(N,) length of every value of a kind that varies in length; None where it is not known without reading."""
         return None
 
     def raw(self, row: int) -> bytes:
@@ -102,6 +107,7 @@ class ArrayColumn(Column):
     def __init__(self, kind: Kind, array: np.ndarray, *, dtype: str, convert: Callable[[np.ndarray], np.ndarray],
                  mapped: bool = False, reopen: Callable[[], np.ndarray] | None = None) -> None:
         self.kind, self.array, self.convert, self.mapped, self.reopen = kind, array, convert, mapped, reopen
+        self.in_memory = not mapped
         self.dtype = dtype
         self.shape = tuple(int(n) for n in array.shape[1:])
 

@@ -207,9 +207,11 @@ def _walk(root: Path) -> list[str]:
 
 
 def _by_kind(names: list[str]) -> list[tuple[Kind, list[str]]]:
-    """The kinds that read any of the files, each with its files."""
+    """The kinds that read any of the files, each with its files; those whose files may lie beside others' (readme.txt)
+    only where there are no others."""
     groups = ((k, [n for n in names if Path(n).suffix.lower() in k.endings]) for k in all_kinds().values())
-    return [(kind, chosen) for kind, chosen in groups if chosen]
+    found = [(kind, chosen) for kind, chosen in groups if chosen]
+    return [(kind, chosen) for kind, chosen in found if not kind.incidental] or found
 
 
 def _endings() -> str:

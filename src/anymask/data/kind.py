@@ -79,6 +79,11 @@ class Kind(ABC):
     recipe: str  # slug of the recipe that is the default for such data
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
     most_epochs: int = 120  # ... and epochs at most
+    asked_last: bool = False  # True: `open` takes what no other kind has taken
+    incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
+    columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
+    elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis
+    varies: bool = False  # True: a training batch holds values of several lengths, `field.shape[0]` at most, see `pad`
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
         """A source from an object or path only this kind knows; None leaves it to the generic openers."""
@@ -140,6 +145,20 @@ class Kind(ABC):
         """(count, *shape) made-up values of a field, with something to learn."""
 
     # What most kinds have no answer to.
+
+    def asked_column(self, options: Options) -> str | None:
+        """The column of a data set that the options name for values of this kind."""
+        return None
+
+    def absent(self, field: Field) -> Value:
+        """What stands in a batch for a value that is missing."""
+        return np.zeros(field.shape, field.dtype)
+
+    def classical_search(
+        self, documents: Sequence[Value], queries: Sequence[Value], field: Field
+    ) -> tuple[str, np.ndarray] | None:
+        """The classical search engine of this kind: its name, and (queries, documents) scores of values as stored."""
+        return None
 
     def flattened(self, field: Field, limit: int) -> str:
         """What `flat` does beside flattening, in words; '' where nothing."""

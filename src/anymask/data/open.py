@@ -26,14 +26,18 @@ from .stream import StreamSource
 def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
                 group: Any = None, streaming: bool = False, layout: str | None = None,
                 channels: int | None = None, ignore: str | Sequence[str] = (),
-                na_values: str | Sequence[str] = ()) -> Any:
+                na_values: str | Sequence[str] = (), text: str | None = None, tokenizer: Any = None,
+                vocabulary: int | None = None, cased: bool = False) -> Any:
     """A source from a path or an object.
 
     `spec`: None or "digits" (embedded); a folder of images, with class folders or not, with train/ test/ validation/
     folders or not, with metadata.csv (file_name, and label, split or other columns) or not; a folder of parquet files
     in the Hugging Face layout, or of .npy files; a .parquet, .npy, .npz or image file; a NumPy array, a torch tensor,
     (x, y); a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a
-    DataFrame, an array (N, F), with NaN, empty or NA cells missing; a torch Dataset or IterableDataset;
+    DataFrame, an array (N, F), with NaN, empty or NA cells missing; texts: a .txt file of paragraphs or lines, a .csv,
+    .tsv, .jsonl or .parquet file or a DataFrame with a column of sentences and fewer than two of numbers, a folder with
+    such files as train.csv and so on, one of .txt files (each a sample), one in the layout of BEIR (corpus.jsonl,
+    queries.jsonl, qrels/), a list of strings, (strings, labels); a torch Dataset or IterableDataset;
     a Hugging Face Dataset, DatasetDict or IterableDataset.
 
     Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
@@ -41,12 +45,16 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     reads in order instead of by number. `layout` ("NCHW" or "NHWC") and `channels` (1, 3 or 4) are for images:
     without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
     `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` (names of columns to leave
-    out) and `na_values` (further words that stand for a missing cell) are for tables.
+    out) and `na_values` (further words that stand for a missing cell) are for tables. `text` names the column of
+    texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or "bytepair" (on bytes), of
+    `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path of a tokenizer.json or of
+    another run, or a tokenizer of the library tokenizers.
 
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
-                      channels=channels, ignore=_words(ignore), na_values=_words(na_values))
+                      channels=channels, ignore=_words(ignore), na_values=_words(na_values), text=text,
+                      tokenizer=tokenizer, vocabulary=vocabulary, cased=cased)
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)
@@ -58,7 +66,7 @@ def _words(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _open(spec: Any, options: Options) -> AnySource:
-    for kind in all_kinds().values():
+    for kind in sorted(all_kinds().values(), key=lambda kind: kind.asked_last):
         source = kind.open(spec, options)
         if source is not None:
             return source

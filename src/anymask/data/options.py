@@ -19,3 +19,7 @@ class Options:
     channels: int | None = None
     ignore: tuple[str, ...] = ()
     na_values: tuple[str, ...] = ()
+    text: str | None = None
+    tokenizer: Any = None
+    vocabulary: int | None = None
+    cased: bool = False

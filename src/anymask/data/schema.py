@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -29,7 +30,8 @@ class Field:
     `shape` is the shape in training, (C, H, W) for images; `sizes` the smallest, median and largest size seen, (H, W)
     for images; `low`, `high` the range of the values (nominal 0..255 for uint8, else as observed); `mean`, `std` one a
     channel or column, in raw units; `missing` the share of samples that lack this part. For tables, one each column:
-    `columns` the names, `lows` and `highs` the ranges, `gaps` the shares of missing cells.
+    `columns` the names, `lows` and `highs` the ranges, `gaps` the shares of missing cells. `more` is what else the kind
+    keeps, as JSON has it (lists, not tuples): of texts the vocabulary.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Field:
     lows: tuple[float, ...] = ()
     highs: tuple[float, ...] = ()
     gaps: tuple[float, ...] = ()
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Field:
@@ -129,7 +132,7 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
     if source.count is not None and source.count < 2:
         raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least 2: add more data "
                         "(a trained model embeds single files)")
-    columns = {} if isinstance(source, StreamSource) else source.columns
+    columns = source.columns
     meters = {name: kind.meter(name, size, columns.get(name)) for name, kind in source.kinds.items()}
     if source.count is None:
         _measure_stream(source, meters)

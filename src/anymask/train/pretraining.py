@@ -70,6 +70,10 @@ def pretrain(
     streaming: bool = False,
     ignore: Sequence[str] = (),
     na_values: Sequence[str] = (),
+    text: str | None = None,
+    tokenizer: Any = None,
+    vocabulary: int | None = None,
+    cased: bool = False,
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
@@ -83,12 +87,13 @@ def pretrain(
 
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
-            `label`, `group`, `strict`, `streaming`, `ignore` and `na_values` go there.
+            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `text`, `tokenizer`, `vocabulary` and
+            `cased` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
-            mae for images, remasker for tables.
-        size: name or Size; None = "nano" up to 16 pixels, else "tiny"; "micro" for tables.
-        epochs: passes over the data; None = about 400,000 images or 1,000,000 rows in all. `steps` (optimiser steps) in
-            its place.
+            mae for images, remasker for tables, bert for texts.
+        size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
+        epochs: passes over the data; None = about 400,000 images or texts, or 1,000,000 rows in all. `steps`
+            (optimiser steps) in its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or
             64 below 2,000 samples, less where the memory asks for it.
         init: what to take weights from: a run folder, a .safetensors file, or a Hugging Face ViT-MAE folder, whose
@@ -100,7 +105,7 @@ def pretrain(
         clip: largest norm of the gradient; 0 = any.
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
-        image_size: pixels in training, one side or (H, W).
+        image_size: pixels in training, one side or (H, W); of texts the most tokens.
         workers: loader processes.
         loggers: names of Lightning loggers ("tensorboard"), or such objects, beside metrics.csv.
         progress: False = quiet.
@@ -114,6 +119,8 @@ def pretrain(
     check_loggers(loggers)
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
+    asked = dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased)
+    opening |= {name: value for name, value in asked.items() if value}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))
         given = dict(zip(FROZEN, values, strict=True))
@@ -173,7 +180,7 @@ def _begin(made: Plan, spec: Any, opening: dict[str, Any], frozen: dict[str, Any
     if overwrite:
         folder.clear(made.out)
     path = None if spec is not None and not isinstance(spec, (str, Path)) else str(spec or "digits")
-    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, list))}
+    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, int, list))}
     settings = {
         **frozen,
         **made.settings(),

@@ -89,6 +89,7 @@ class ObjectReader:
 
 class ImageKind(Kind):
     name = "image"
+    elastic = True
     endings = ENDINGS
     recipe = "mae"
 
