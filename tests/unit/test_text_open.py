@@ -70,7 +70,7 @@ def test_numbers_or_texts(tmp_path):
     rows = [f"{text},{n},{n % 7}" for n, text in enumerate(SENTENCES)]
     file = write(tmp_path / "a.csv", "\n".join(["remark,a,b", *rows]))
     table = open_source(file)
-    assert list(table.kinds) == ["table"] and any("text= (--text)" in note for note in table.notes)
+    assert list(table.kinds) == ["table"] and any("text='remark' (--text)" in note for note in table.notes)
     asked = open_source(file, text="remark")
     assert list(asked.kinds) == ["text"] and any("other columns are not used: a, b" in note for note in asked.notes)
     one = write(tmp_path / "b.csv", "\n".join(["remark,a", *(row.rpartition(",")[0] for row in rows)]))

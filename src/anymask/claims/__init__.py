@@ -11,7 +11,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 from anymask.claims.claim import Claim
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
-from anymask.claims.metrics import FineTune, Impute, Metric, Probe
+from anymask.claims.metrics import FineTune, Impute, Metric, Probe, Retrieve
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Metric",
     "OutOfTime",
     "Probe",
+    "Retrieve",
     "Verdict",
     "judge",
     "verify",

@@ -10,7 +10,7 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -155,7 +155,7 @@ class Kind(ABC):
         return np.zeros(field.shape, field.dtype)
 
     def classical_search(
-        self, documents: Sequence[Value], queries: Sequence[Value], field: Field
+        self, documents: Iterable[Value | None], queries: Iterable[Value | None]
     ) -> tuple[str, np.ndarray] | None:
         """The classical search engine of this kind: its name, and (queries, documents) scores of values as stored."""
         return None

@@ -113,7 +113,7 @@ class Bert(Part):
         depth: int | None = None,
         heads: int | None = None,
         mlp_ratio: float = 4.0,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         layers: bool = False,
         within: Callable[[Seen], Tensor] | None = None,
     ):

@@ -148,6 +148,11 @@ class Subject:
         """(n, N, D) the tokens of all samples of the batch, NaN where not valid."""
         return marked(self.model.tokenizer(self.batch), stream_of(self.model))
 
+    @cached_property
+    def raw(self) -> Tensor:
+        """(n, D) the same without an encoder, see `history.plain`."""
+        return history.plain(self.model, self.model.tokenizer(self.batch)).nan_to_num()
+
     def step(self, model: Model | None = None, batch: dict[str, Tensor] | None = None) -> Step:
         """A whole step without learning."""
         model = model or self.model
@@ -182,12 +187,15 @@ class Subject:
         return made
 
     def hidden(self, model: Model | None = None) -> float:
-        """The share of tokens that is really hidden: a mask may keep some whatever its ratio says."""
+        """The share of real tokens that is really hidden: a mask may keep some whatever its ratio says."""
         model = model or self.model
         batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
         with watch.evaluating(model):
             step = model.hide(batch)
-        return round(1 - step.mask.visible.float().mean().item(), 2)
+        visible, of, valid = step.mask.visible, step.mask.keep_of, step.tokens.valid
+        real = valid if valid is None or of is None or of.ndim == 2 else valid[of]
+        shown = visible if real is None or real.shape != visible.shape else visible[real]
+        return round(1 - shown.float().mean().item(), 2)
 
     def errors(self, model: Model) -> watch.Errors:
         """Errors of the model and of the best constant on the first samples of the batch."""

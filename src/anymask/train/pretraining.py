@@ -96,8 +96,8 @@ def pretrain(
             (optimiser steps) in its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or
             64 below 2,000 samples, less where the memory asks for it.
-        init: what to take weights from: a run folder, a .safetensors file, or a Hugging Face ViT-MAE folder, whose
-            size and patch are then the default.
+        init: what to take weights from: a run folder, a .safetensors file, or the folder of a Hugging Face
+            ViT-MAE or BERT, whose size (and patch) are then the default.
         out: the run folder; None = runs/<recipe>-<source>-<n>.
         resume: go on with the run in `out`; its own recipe, schema and settings hold.
         overwrite: replace the run in `out`.

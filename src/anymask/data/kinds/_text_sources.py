@@ -209,10 +209,10 @@ def _open_collection(root: Path, options: Options) -> Source:
     return source.with_splits(split, {s: partial(_open_collection, root, replace(options, split=s)) for s in parts})
 
 
-def _judged(root: Path) -> Path | None:
-    """The file of judgements: that of the test part, or the only one."""
+def _judged(root: Path) -> Path:
+    """The file of judgements: that of the test part, or the first one; the folder where there is none."""
     files = sorted((root / JUDGED).glob("*.tsv"))
     test = [file for file in files if canonical_split(file.stem) == "test"]
-    return (test or files or [None])[0]  # type: ignore[list-item]
+    return (test or files or [root / JUDGED])[0]
 
 

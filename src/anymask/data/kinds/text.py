@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -205,15 +205,15 @@ class TextKind(Kind):
         return f"bags of word pieces{some_}, weighed by tf-idf"
 
     def classical_search(
-        self, documents: Sequence[Value], queries: Sequence[Value], field: Field
+        self, documents: Iterable[Value | None], queries: Iterable[Value | None]
     ) -> tuple[str, np.ndarray] | None:
         """BM25 (Lucene's, with the defaults of the library bm25s) on words in lower case."""
         try:
             import bm25s
         except ImportError:
             raise DataError('BM25 needs the library bm25s: pip install "anymask[retrieval]"') from None
-        cut = lambda values: bm25s.tokenize([as_text(v) for v in values], stopwords="en", show_progress=False,
-                                            return_ids=False)
+        text = lambda values: ["" if value is None else as_text(value) for value in values]
+        cut = lambda values: bm25s.tokenize(text(values), stopwords="en", show_progress=False, return_ids=False)
         engine = bm25s.BM25()
         engine.index(cut(documents), show_progress=False)
         return "BM25", np.stack([engine.get_scores(words) for words in cut(queries)])
