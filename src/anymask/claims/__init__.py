@@ -20,6 +20,7 @@ from anymask.claims.metrics import (
     Metric,
     Probe,
     Rebuild,
+    Retrieve,
     TokenProbe,
 )
 from anymask.claims.verifying import Evidence, verify
@@ -40,6 +41,7 @@ __all__ = [
     "OutOfTime",
     "Probe",
     "Rebuild",
+    "Retrieve",
     "TokenProbe",
     "Verdict",
     "judge",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -226,6 +226,49 @@ class Forecast(Metric):
         error = measured(headed(encode, ridge(encode, made, rows=self.rows)), made, starts).square
         stretches = np.array_split(error, max(2, len(error) // self.horizon))
         return -100.0 * np.array([stretch.mean() for stretch in stretches])
+
+
+@dataclass(frozen=True)
+class Retrieve(Metric):
+    """nDCG@10 of each query of a collection for retrieval, by the cosine of frozen features (times 100).
+
+    Args:
+        pool: of the features, see `anymask.evaluation.embed`.
+    """
+
+    pool: str = "cls"
+    unit = "points of nDCG@10"
+    code = ("anymask.evaluation.tasks.retrieve",)
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if "queries" not in whole.splits:
+            raise ClaimError(f"{whole.name} is no collection for retrieval; use a folder in the layout of BEIR")
+        return whole.subset(chosen), whole.split("queries")
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.features import embed
+        from anymask.evaluation.tasks.retrieve import ranking
+
+        options = dict(pool=self.pool, trained=trained, precision=precision)
+        documents, queries = (np.asarray(embed(run, part, **options)) for part in (train, test))  # type: ignore[arg-type]
+        return self._ndcg(train, test, ranking(queries, documents))
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        from anymask.evaluation.tasks.retrieve import best, classical, read_qrels, search_of
+
+        search = search_of(test, train, read_qrels(test.judged))
+        return {name: float(self._ndcg(train, test, best(scores)).mean()) for name, scores in classical(search, schema)}
+
+    def _ndcg(self, documents: Source, queries: Source, ranked: Any) -> np.ndarray:
+        """(T,) one for each query with a relevant document, in the order of the queries."""
+        import ir_measures
+
+        from anymask.evaluation.tasks.retrieve import read_qrels, search_of
+
+        search = search_of(queries, documents, read_qrels(queries.judged))
+        found = {m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.nDCG @ 10], search.qrels, ranked)}
+        return 100.0 * np.array([found[query] for query in sorted(search.qrels, key=int)])
 
 
 @dataclass(frozen=True)

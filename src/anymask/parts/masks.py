@@ -118,6 +118,33 @@ def _along(unit: int | Sequence[int], grid: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(u or n for u, n in zip(unit, grid))
 
 
+class Chosen(Scored):
+    """Tokens are chosen at random and asked for; most of them are hidden, the others stay as they are, so that no
+    visible token is known to be right (BERT, arXiv:1810.04805, section 3.1).
+
+    Args:
+        ratio: share of a sample's tokens that is chosen.
+        kept: share of the chosen tokens that stays visible.
+    """
+
+    def __init__(self, model: Model, *, ratio: float = 0.15, kept: float = 0.1):
+        super().__init__(model, ratio=ratio)
+        if not 0.0 <= kept < 1.0:
+            raise RecipeError(f"mask.kept is a share of the chosen tokens, 0 or more and below 1, not {kept}")
+        self.kept = float(kept)
+
+    def score(self, step: Step, model: Model) -> Tensor:
+        return keyed.uniform(step.sample["key"], step.tokens.shape[1])
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        mask = super().forward(step, model)
+        if not self.kept:
+            return mask
+        stays = keyed.uniform(step.sample["key"], step.tokens.shape[1], salt=1) < self.kept
+        real = torch.ones_like(stays) if step.tokens.valid is None else step.tokens.valid
+        return mask._replace(visible=mask.visible | (stays & real))
+
+
 class Block(Scored):
     """Rectangles of random size, shape and place until the share is reached (BEiT, arXiv:2106.08254, section 2.2 and
     algorithm 1), for two-dimensional grids. Each sample hides exactly the same number of tokens: the tokens of the last

@@ -48,6 +48,7 @@ def reconstructions(subjects: Sequence[Subject]) -> Section:
     shown = [
         *each(subjects, "Over training", _over_training),
         *each(subjects, "Over mask ratios", _over_ratios),
+        *each([s for s in subjects if hasattr(s.renderer, "candidates")], "Candidates", _candidates),
         _error_curve(subjects),
     ]
     intro = "What the model makes of what it cannot see. Hatched is hidden; in tables, framed is predicted."
@@ -72,13 +73,18 @@ def _over_training(subject: Subject, name: str) -> str:
         made = filled(content, torch.from_numpy(predicted[:few]).float(), known)
         panels.append(Panel(f"step {step:,}", made, visible | known, predicted=known, edges=edges))
     errors = _error(kept, few)
-    hidden = 1 - kept["visible"][:few].mean()
+    hidden = 1 - visible[_real(content)].float().mean()
     caption = (
         f"The same {len(content)} training {subject.renderer.noun} and masks ({hidden:.0%} hidden) at "
-        f"{len(panels) - 2} moments: mean squared error of the hidden content {errors[0]:.3g} at the start, "
-        f"{errors[-1]:.3g} at the end, in the tokenizer's units.{_borrowed(subject)}"
+        f"{len(panels) - 2} moments: {_measured(kept)} {errors[0]:.3g} at the start, {errors[-1]:.3g} at the end."
+        f"{_borrowed(subject)}"
     )
     return drawn(subject, name, panels, caption)
+
+
+def _real(content: Tensor) -> Tensor:
+    """(B, N) which tokens there are."""
+    return ~(content if content.ndim == 2 else content[..., 0]).isnan()
 
 
 def _spread(moments: list[Any], count: int) -> list[Any]:
@@ -86,10 +92,16 @@ def _spread(moments: list[Any], count: int) -> list[Any]:
     return [moments[n] for n in sorted({round(n * (len(moments) - 1) / (count - 1)) for n in range(count)})]
 
 
+def _measured(kept: dict[str, np.ndarray]) -> str:
+    classes = kept["content"].ndim == 2
+    return "share of hidden tokens that are wrong" if classes else "mean squared error of the hidden content, in the " \
+        "tokenizer's units,"
+
+
 def _error(kept: dict[str, np.ndarray], few: int) -> list[float]:
     content, known = kept["content"][:few].astype(np.float32), kept["known"][:few]
     if content.ndim == 2:
-        content = content[..., None]
+        return [float((p[:few] != content)[known].mean()) for p in kept["predicted"]]
     each_ = [np.square(p[:few].astype(np.float32).reshape(content.shape) - content)[known] for p in kept["predicted"]]
     return [float(np.nanmean(e)) for e in each_]
 
@@ -114,6 +126,14 @@ def _over_ratios(subject: Subject, name: str) -> str:
         f"{subject.renderer.noun} of {subject.source.name if subject.source else ''}.{_borrowed(subject)}"
     )
     return drawn(subject, name, panels, caption)
+
+
+def _candidates(subject: Subject, name: str) -> str:
+    """Only of renderers that say what a model holds likely."""
+    step = subject.step(batch=subject.few())
+    drawing = subject.renderer.candidates(subject.model, step)  # type: ignore[attr-defined]
+    caption = f"Hidden tokens of the same {subject.renderer.noun}: what stood there, and what the model holds likely."
+    return page.card(name, page.sheet([drawing], subject.renderer.layout, f"{name}: {caption}"), caption, wide=True)
 
 
 def _no_content(subject: Subject) -> str:
@@ -160,7 +180,8 @@ def masks(subjects: Sequence[Subject]) -> Section:
 
 def _draws(subject: Subject, name: str) -> str:
     content, visible = subject.masks()
-    hidden = 1 - visible.float().mean(1)
+    real = _real(content)[:1].expand_as(visible)
+    hidden = 1 - (visible & real).sum(1) / real.sum(1).clamp(min=1)
     if subject.renderer.layout == "blocks":  # a drawing is wide: one holds them all
         all_ = torch.ones_like(visible[:1])
         rows = [0] * (len(visible) + 1)
@@ -171,7 +192,7 @@ def _draws(subject: Subject, name: str) -> str:
         panels += [Panel(f"draw {n + 1}", content[:1], v[None]) for n, v in enumerate(visible)]
     part = subject.run.recipe.mask
     how = f"{hidden.min():.0%}" if hidden.min() == hidden.max() else f"{hidden.min():.0%} to {hidden.max():.0%}"
-    tokens = visible.shape[1]
+    tokens = int(real[0].sum())
     caption = f"{part!r}: {how} of {tokens} {subject.renderer.unit} hidden in each of {len(visible)} draws."
     return drawn(subject, name, panels, caption)
 
@@ -264,7 +285,7 @@ def _nearest(subject: Subject, name: str) -> str:
     y = subject.labels
     if y is not None:
         same = (y[near] == y[:, None])[y >= 0].float().mean()
-        raw = content.float().flatten(1).nan_to_num()
+        raw = subject.raw
         caption += (
             f" {same:.0%} of the {count} nearest have the query's label; the very nearest has it in "
             f"{_agree(subject.trained[0], y):.0%} of all samples, by raw input in {_agree(raw, y):.0%}."

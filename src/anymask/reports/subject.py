@@ -177,6 +177,11 @@ class Subject:
         """The edges of some samples of the batch."""
         return None if self.edges is None else self.edges[rows]
 
+    @cached_property
+    def raw(self) -> Tensor:
+        """(n, D) the same without an encoder, see `history.plain`."""
+        return history.plain(self.model, self.model.tokenizer(self.batch)).nan_to_num()
+
     def step(self, model: Model | None = None, batch: dict[str, Tensor] | None = None) -> Step:
         """A whole step without learning."""
         model = model or self.model
@@ -211,12 +216,15 @@ class Subject:
         return made
 
     def hidden(self, model: Model | None = None) -> float:
-        """The share of tokens that is really hidden: a mask may keep some whatever its ratio says."""
+        """The share of real tokens that is really hidden: a mask may keep some whatever its ratio says."""
         model = model or self.model
         batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
         with watch.evaluating(model):
             step = model.hide(batch)
-        return round(1 - step.mask.visible.float().mean().item(), 2)
+        visible, of, valid = step.mask.visible, step.mask.keep_of, step.tokens.valid
+        real = valid if valid is None or of is None or of.ndim == 2 else valid[of]
+        shown = visible if real is None or real.shape != visible.shape else visible[real]
+        return round(1 - shown.float().mean().item(), 2)
 
     def errors(self, model: Model) -> watch.Errors:
         """Errors of the model and of the best constant on the first samples of the batch."""

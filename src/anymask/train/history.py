@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from anymask.data import Schema, Source
-from anymask.engine import Model
-from anymask.reports.renderer import contents, edges_of
+from anymask.engine import Model, Tokens
+from anymask.reports.renderer import contents, edges_of, part_of, stream_of
 from anymask.run import write_atomically
 
 from . import watch
@@ -87,7 +87,7 @@ class History:
         self.kept["labelled"] = np.asarray(known.sum().item())
         if "neighbour_raw" not in self.kept:
             tokens = [model.tokenizer(chunk) for chunk in chunks]
-            raw = torch.cat([torch.cat([s.float().flatten(1) for s in t.x.values()], 1) for t in tokens])
+            raw = torch.cat([plain(model, t) for t in tokens])
             agreed = neighbours_agree(raw.nan_to_num()[known], label[known])
             self.kept["neighbour_raw"] = np.asarray(agreed, dtype=np.float32)
         self._add("neighbour", np.float32(neighbours_agree(x[known], label[known])))
@@ -101,7 +101,9 @@ class History:
         edges = edges_of(model.tokenizer(few))
         if edges is not None:
             self.kept["edges"] = edges[:keep].cpu().numpy().astype(np.int32)
-        half = lambda x: x[:keep].cpu().numpy().astype(np.float16 if x.is_floating_point() else x.cpu().numpy().dtype)
+        # Half precision, but for numbers of classes, which it does not hold.
+        kind = np.float16 if model.tokenizer.streams[stream_of(model)] > 0 else np.float32
+        half = lambda x: x[:keep].cpu().numpy().astype(kind if x.is_floating_point() else x.cpu().numpy().dtype)
         self.kept.update(content=half(content), visible=half(visible))
         if made is not None:
             self.kept["known"] = half(made[1])
@@ -111,6 +113,19 @@ class History:
         """One more moment of `name`."""
         one = np.asarray(value)[None]
         self.kept[name] = np.concatenate([self.kept[name], one]) if name in self.kept else one
+
+
+def plain(model: Model, tokens: Tokens) -> Tensor:
+    """(B, D) raw input: the content of all tokens side by side, of streams of integers how often each class occurs."""
+    parts = []
+    for name, x in tokens.x.items():
+        if x.is_floating_point():
+            parts.append(x.flatten(1))
+            continue
+        real = torch.ones(x.shape) if tokens.valid is None else tokens.valid[:, part_of(tokens, name)].float()
+        counts = torch.zeros(len(x), -model.tokenizer.streams[name], device=x.device)
+        parts.append(counts.scatter_add_(1, x, real.to(x.device)))
+    return torch.cat([part.float() for part in parts], 1)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

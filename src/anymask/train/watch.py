@@ -155,7 +155,8 @@ def compare(model: Model, step: Step) -> Errors:
         head = model.target.heads[name]
         ok = scored(step, head)
         ok = torch.ones_like(error, dtype=torch.bool) if ok is None else ok
-        best = _constant(model.losses[name], step.pred[name], step.goal[name], ok)
+        known = getattr(model.target, "constants", {}).get(name)
+        best = _constant(model.losses[name], step.pred[name], step.goal[name], ok, known)
         if best is None:
             continue
         ours += head.weight * error[ok].mean().item()
@@ -169,25 +170,29 @@ def constant_loss(model: Model, step: Step) -> float | None:
     for name, error in step.error.items():
         ok = scored(step, model.target.heads[name])
         ok = torch.ones_like(error, dtype=torch.bool) if ok is None else ok
-        best = _constant_errors(model.losses[name], step.pred[name], step.goal[name], ok)
+        known = getattr(model.target, "constants", {}).get(name)
+        best = _constant_errors(model.losses[name], step.pred[name], step.goal[name], ok, known)
         if best is None:
             return None
         errors[name] = best
     return model.total(step._replace(error=errors, aux={})).item() if errors else None
 
 
-def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> float | None:
+def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None) -> float | None:
     """Mean error over scored tokens of the best of a few constants; None where nothing is scored."""
-    errors = _constant_errors(loss, pred, goal, ok)
+    errors = _constant_errors(loss, pred, goal, ok, known)
     return None if errors is None else errors[ok].mean().item()
 
 
-def _constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> Tensor | None:
-    """Error of each token (Q, M) by the best, over scored tokens, of a few constants; None where nothing is scored."""
+def _constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None) -> Tensor | None:
+    """Error of each token (Q, M) by the constant that the target knows from the training data or, where it knows none,
+    by the best, over scored tokens, of a few constants; None where nothing is scored."""
     if not ok.any():
         return None
     chosen = goal[ok]  # T D, or T
-    if goal.ndim == pred.ndim:
+    if known is not None:  # as with more classes than scored tokens, where the best constant would be fitted to these
+        constants = [known.float()]
+    elif goal.ndim == pred.ndim:
         chosen = chosen.float()  # NaN where a goal has no value: a set of fewer points than others
         constants = [chosen.nanmean(0).nan_to_num(), chosen.nanmedian(0).values.nan_to_num()]
     elif not goal.is_floating_point():
