@@ -159,10 +159,11 @@ class TextKind(Kind):
     def absent(self, field: Field) -> np.ndarray:
         return np.zeros(0, dtype=np.int32)
 
-    def pad(self, values: Sequence[np.ndarray], multiple: int) -> tuple[Tensor, Tensor | None]:
+    def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """(B, n) int32 with -1 behind the end of a text; the longest text fills a row, rounded up to `multiple`."""
         longest = max(1, *(len(value) for value in values))
-        out = np.full((len(values), -(-longest // multiple) * multiple), -1, dtype=np.int32)
+        step = multiple if isinstance(multiple, int) else multiple[0]
+        out = np.full((len(values), -(-longest // step) * step), -1, dtype=np.int32)
         for row, value in zip(out, values):
             row[: len(value)] = value
         return torch.from_numpy(out), None
