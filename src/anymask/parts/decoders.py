@@ -50,6 +50,9 @@ class Vocabulary(Part):
     """One layer on the codes of the asked tokens, GELU and normalisation, then the stem's own table of embeddings and a
     bias for each class (BERT's head for masked words, arXiv:1810.04805; tied as arXiv:1608.05859).
 
+    The bias starts at how often each class occurs, where the target knows that. From zero, the tied table learns the
+    frequencies before the bias does, and frequency is then what all embeddings have in common.
+
     Args:
         stream: of integers; None = the tokenizer's only one.
     """
@@ -60,7 +63,9 @@ class Vocabulary(Part):
         (self.head,) = model.target.heads
         self.dense = Linear(width, width)
         self.norm = LayerNorm(width, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(-model.tokenizer.streams[self.stream]))
+        known = getattr(model.target, "constants", {}).get(self.head)
+        start = torch.zeros(-model.tokenizer.streams[self.stream]) if known is None else known - known.mean()
+        self.bias = nn.Parameter(start.clone())
         init_weights(self.dense)
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
