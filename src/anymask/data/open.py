@@ -33,8 +33,9 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     folders or not, with metadata.csv (file_name, and label, split or other columns) or not; a folder of parquet files
     in the Hugging Face layout, or of .npy files; a .parquet, .npy, .npz or image file; a NumPy array, a torch tensor,
     (x, y); a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a
-    DataFrame, an array (N, F), with NaN, empty or NA cells missing; a torch Dataset or IterableDataset;
-    a Hugging Face Dataset, DatasetDict or IterableDataset.
+    DataFrame, an array (N, F), with NaN, empty or NA cells missing; graphs: torch_geometric Data or a sequence of them,
+    the folder of a Planetoid or TU set with its raw files, a folder with nodes.csv and edges.csv, or of such folders; a
+    torch Dataset or IterableDataset; a Hugging Face Dataset, DatasetDict or IterableDataset.
 
     Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
     where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
