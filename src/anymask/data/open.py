@@ -39,8 +39,10 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     a .ts file of the UCR/UEA archive or a folder of them, an array (N, T) or (N, C, T) with kind="series"; texts: a
     .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of sentences
     and fewer than two of numbers, a folder with such files as train.csv and so on, one of .txt files (each a sample),
-    one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels); a torch
-    Dataset or IterableDataset; a Hugging Face Dataset, DatasetDict or IterableDataset.
+    one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels); graphs:
+    torch_geometric Data or a sequence of them, the folder of a Planetoid or TU set with its raw files, a folder with
+    nodes.csv and edges.csv, or of such folders; a torch Dataset or IterableDataset; a Hugging Face Dataset, DatasetDict
+    or IterableDataset.
 
     Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
     where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
