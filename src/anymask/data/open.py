@@ -33,7 +33,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     folders or not, with metadata.csv (file_name, and label, split or other columns) or not; a folder of parquet files
     in the Hugging Face layout, or of .npy files; a .parquet, .npy, .npz or image file; a NumPy array, a torch tensor,
     (x, y); a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a
-    DataFrame, an array (N, F), with NaN, empty or NA cells missing; a torch Dataset or IterableDataset;
+    DataFrame, an array (N, F), with NaN, empty or NA cells missing; point clouds: a folder of .ply, .off or .xyz files,
+    an array (N, P, 3), a list of arrays (P, 3); a folder of lidar sweeps (.bin); a torch Dataset or IterableDataset;
     a Hugging Face Dataset, DatasetDict or IterableDataset.
 
     Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
