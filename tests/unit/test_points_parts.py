@@ -126,6 +126,15 @@ def test_groups_are_the_same_in_evaluation_and_begin_anywhere_in_training():
     torch.testing.assert_close(model.embed(batch).mean(), model.embed(shuffled).mean(), atol=1e-5, rtol=1e-4)
 
 
+def test_groups_are_the_same_in_half_precision():
+    array = clouds(4, 96, fewer=False)
+    model = model_of(array)
+    plain = model.tokenizer(sample(array))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model.tokenizer(sample(array))
+    assert torch.equal(plain.x["points"], half.x["points"]) and torch.equal(plain.pos, half.pos)
+
+
 def test_groups_beyond_the_points_of_a_small_cloud_are_not_valid():
     array = clouds(2, 96, fewer=False)
     array[1, 20:] = np.nan

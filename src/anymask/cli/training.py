@@ -39,7 +39,8 @@ def pretrain(source: str | None, changes: tuple[str, ...], quiet: bool, probe_la
     """Train an encoder on SOURCE by masking. Without SOURCE: on the embedded digits.
 
     SOURCE is a folder of images (with or without class folders or metadata.csv), a folder of parquet or .npy files, a
-    table (.csv, .tsv or .parquet), or a .parquet, .npy or .npz file.
+    table (.csv, .tsv or .parquet), a folder of point clouds (.ply, .off, ...) or lidar sweeps (.bin), or a .parquet,
+    .npy or .npz file.
     """
     from anymask.train import pretrain
 

@@ -42,8 +42,9 @@ def farthest(xyz: Tensor, count: int, *, valid: Tensor, first: Tensor) -> Tensor
 def nearest(centre: Tensor, xyz: Tensor, count: int, *, valid: Tensor) -> Tensor:
     """(B, G, count) numbers of the nearest points of each centre (B, G, 3), the nearest first; where a cloud has fewer
     valid points, its nearest one again."""
-    # Of |c - x|^2 the part that is the same for all points is left out.
-    gap = torch.baddbmm(xyz.square().sum(2)[:, None], centre, xyz.transpose(1, 2), alpha=-2)  # B G P
+    with torch.autocast(xyz.device.type, enabled=False):  # half precision would take others for the nearest
+        # Of |c - x|^2 the part that is the same for all points is left out.
+        gap = torch.baddbmm(xyz.square().sum(2)[:, None], centre, xyz.transpose(1, 2), alpha=-2)  # B G P
     gap = gap.masked_fill(~valid[:, None], torch.inf)
     value, index = gap.topk(count, dim=2, largest=False, sorted=True)
     return torch.where(value.isinf(), index[..., :1], index)
