@@ -24,7 +24,7 @@ from anymask.parts.series import ChannelPatches
 from anymask.run import ENCODER_PARTS, Run
 from anymask.train.optim import warmup_cosine
 
-PENALTIES = tuple(10.0**n for n in range(-6, 2))  # of a ridge regression, in mean squares of a feature
+PENALTIES = tuple(10.0**n for n in range(-5, 2))  # of a ridge regression, in mean squares of a feature
 ROWS = 30_000  # rows (a variable of a window) that a ridge regression is fitted on, at most
 DAY = 86_400.0
 
@@ -158,7 +158,10 @@ def ridge(encode: Codes, made: Board, *, rows: int = ROWS, batch_size: int = 64)
     eye = torch.eye(len(train.gram), dtype=torch.float64)
     best, least = None, float("inf")
     for penalty in PENALTIES:
-        weight = torch.linalg.solve(train.gram + penalty * scale * eye, train.cross, left=True)
+        factor, failed = torch.linalg.cholesky_ex(train.gram + penalty * scale * eye)
+        if failed:  # the penalty is below what rounding leaves of collinear features
+            continue
+        weight = torch.cholesky_solve(train.cross, factor)
         error = float((weight * (valid.gram @ weight)).sum() - 2 * (weight * valid.cross).sum()) + valid.square
         if error < least:
             best, least = weight, error

@@ -338,7 +338,8 @@ class TemporalContrast(Part):
         valid = step.tokens.valid
         ok = None if valid is None else valid.unflatten(1, grid).flatten(0, 1)  # B*C N
         with torch.autocast(z.device.type, enabled=False):
-            return {"contrast": self.weight * hierarchical(*z.chunk(2), ok)}
+            first, second = z.chunk(2)
+            return {"contrast": self.weight * hierarchical(first, second, ok)}
 
 
 def hierarchical(a: Tensor, b: Tensor, ok: Tensor | None = None) -> Tensor:

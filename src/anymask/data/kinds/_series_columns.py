@@ -53,7 +53,7 @@ class WindowColumn(Column):
         first, last = spans[part]
         self.starts = np.arange(first, last - length + 1, stride)
         self.names, self.units, self.interval = record.names, record.units, record.interval
-        self.shape = (len(record.values), length)
+        self.shape, self.length = (len(record.values), length), length
 
     @property
     def measured(self) -> np.ndarray:
@@ -66,14 +66,14 @@ class WindowColumn(Column):
 
     def read(self, row: int) -> Value | None:
         start = self.starts[row]
-        return self.record.values[:, start : start + self.shape[1]].copy()
+        return self.record.values[:, start : start + self.length].copy()
 
     def batch(self, rows: np.ndarray) -> np.ndarray | None:
-        place = self.starts[rows][:, None] + np.arange(self.shape[1])
+        place = self.starts[rows][:, None] + np.arange(self.length)
         return np.ascontiguousarray(self.record.values[:, place].swapaxes(0, 1))
 
     def nbytes(self, row: int) -> int:
-        return 4 * int(np.prod(self.shape))
+        return 4 * len(self.record.values) * self.length
 
 
 def numbered(count: int) -> list[str]:

@@ -84,7 +84,7 @@ class SeriesKind(Kind):
         if size is not None and not isinstance(size, int):
             raise DataError(f"'{name}' is a time series, which has one size; give size= (--image-size) as one number")
         if size is not None and isinstance(column, WindowColumn):
-            raise DataError(f"'{name}' is cut into windows of {column.shape[1]} moments; give another length as "
+            raise DataError(f"'{name}' is cut into windows of {column.length} moments; give another length as "
                             "window= (--window), not as size= (--image-size)")
         return SeriesMeter(name, size, column)
 
