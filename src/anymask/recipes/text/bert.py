@@ -31,7 +31,7 @@ def bert(r):
         decoder=P(Vocabulary),
         target=P(Classes),
         loss=cross_entropy,
-        optimiser=P(adamw, lr=1.5e-3, lr_batch=256, betas=(0.9, 0.999), weight_decay=0.01),
+        optimiser=P(adamw, lr=2e-3, lr_batch=256, betas=(0.9, 0.999), weight_decay=0.01),
         schedule=P(warmup_cosine, warmup=0.05),
     )
 
@@ -40,4 +40,9 @@ claim = Claim(
     text="words on both sides of a masked one make better features than those before it alone (section 5.1)",
     better_than=lambda r: r.but(encoder=dict(within=earlier)),
     on="ag_news",
+    smallest_effect=1.0,
+    size="pico",
+    epochs=4,
+    samples=6000,
+    batch_size=32,
 )
