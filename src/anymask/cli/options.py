@@ -39,7 +39,7 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """What decides how a training run will be."""
     for option in (
-        click.option("--recipe", metavar="NAME|FILE.py", help="By default that of the kind of data: mae for images, ..."),
+        click.option("--recipe", metavar="NAME|FILE.py", help="By default that of the kind of data, such as mae."),
         click.option("--size", metavar="NAME", help="micro, nano, tiny, ..., huge; by default from the data."),
         click.option("--epochs", type=float, help="By default about 400,000 images or 1,000,000 rows in all."),
         batch_size,
