@@ -51,7 +51,7 @@ GRID_SIZE, GRID_EPOCHS = (96, 2, 4), 150
 
 def cells() -> dict[str, Job]:
     """The eight combinations but for those that cannot learn: an MLP sees nothing of a node that is masked again."""
-    from anymask.parts.graphs import GatLayer, MlpLayer
+    from anymask.parts.graph_layers import GatLayer, MlpLayer
     from anymask.parts.losses import mse, scaled_cosine
     from anymask.recipe import P
 

@@ -11,8 +11,9 @@ from anymask import keyed
 from anymask.contract.data import batch_of, example_schema
 from anymask.data import infer_schema, open_source, ordered_loader
 from anymask.engine import everything
-from anymask.parts import graphs
-from anymask.parts.graphs import GatLayer, GinLayer, MlpLayer, NodeEmbed, Nodes, Packed, Substitute, dropout
+from anymask.parts import graph_layers
+from anymask.parts.graph_layers import GatLayer, GinLayer, MlpLayer, Packed, dropout
+from anymask.parts.graphs import NodeEmbed, Nodes, Substitute
 from anymask.parts.losses import scaled_cosine
 from anymask.recipe import P, Recipe, RecipeError, Size, find
 from anymask.run import Run
@@ -205,7 +206,7 @@ def test_layers_of_the_encoder():
 def test_without_pyg_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch_geometric.nn", None)
     with pytest.raises(RecipeError, match=r"pip install 'anymask\[graphs\]'"):
-        graphs._layers()
+        graph_layers.pyg()
 
 
 # Training.

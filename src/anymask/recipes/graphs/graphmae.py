@@ -1,5 +1,6 @@
 from anymask.claims import Claim, TokenProbe
-from anymask.parts.graphs import Features, GatLayer, MessagePassing, NodeEmbed, Nodes, Remasked, Substitute
+from anymask.parts.graph_layers import GatLayer
+from anymask.parts.graphs import Features, MessagePassing, NodeEmbed, Nodes, Remasked, Substitute
 from anymask.parts.losses import mse, scaled_cosine
 from anymask.parts.masks import Random
 from anymask.parts.positions import SinCos
