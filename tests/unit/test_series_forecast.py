@@ -12,6 +12,7 @@ from task_tools import made
 from train_tools import run
 
 from anymask.claims import ClaimError, Forecast
+from anymask.cli.options import open_for
 from anymask.data import open_source
 from anymask.evaluation import EvaluateError, evaluate
 from anymask.evaluation.forecasting import (
@@ -184,6 +185,11 @@ def test_lines_hidden_spans_and_predictions(drawn, path):
     assert "2 patches predicted, off by 0.1 in the median" in second.alt
     assert ">a</text>" in first.svg and "of its own spread" in first.svg
     assert not re.search(r"#[0-9a-f]{3,6}|nan", first.svg + second.svg)  # colours of the page's scheme only
+
+
+def test_a_source_is_opened_again_as_the_run_opened_it(drawn, path):
+    again = open_for(drawn, str(path))
+    assert again.columns["series"].length == WINDOW and again.fingerprint() == drawn.schema.fingerprint
 
 
 def test_a_page_of_series_is_whole(drawn, path, tmp_path):

@@ -11,6 +11,7 @@ from anymask.contract import check_recipe
 from anymask.contract.data import SMALL, example_schema
 from anymask.data import infer_schema, open_source
 from anymask.engine import Seen, Step
+from anymask.evaluation import embed
 from anymask.parts.losses import observed_mse
 from anymask.parts.series import ChannelPatches, contrast, even_score, folded, hierarchical, same_channel
 from anymask.recipe import RecipeError, find
@@ -172,6 +173,15 @@ def test_shorter_series_are_as_when_padded():
     torch.testing.assert_close(a.mean(), b.mean())
     with pytest.raises(ValueError, match="no longer than in training"):
         model.embed(sample_of(np.concatenate([x, x], 2)))
+
+
+def test_embeddings_of_several_lengths_do_not_depend_on_the_batch():
+    rng = np.random.default_rng(0)
+    series = [rng.normal(size=(2, n)) for n in (48, 31, 40, 12)]
+    source = open_source(series, kind="series")
+    for slug in ("patchtst", "patchtsmixer", "pits"):
+        model = find(slug).but({"tokenizer.patch": 4}).build(infer_schema(source), SMALL).eval()
+        np.testing.assert_allclose(embed(model, source), embed(model, source, batch_size=1), atol=1e-5)
 
 
 # Contrast.

@@ -140,14 +140,17 @@ def sums(encode: Codes, made: Board, starts: np.ndarray, batch_size: int) -> Sum
         y = future - mean
         ok = ~y.isnan().any(2)
         h, y = h[ok], y[ok]  # rows F+1, rows H
-        gram = (h.T @ h).double() if gram is None else gram + (h.T @ h).double()
-        cross = (h.T @ y).double() if cross is None else cross + (h.T @ y).double()
+        if gram is None or cross is None:
+            gram = torch.zeros(h.shape[1], h.shape[1], dtype=torch.float64)
+            cross = torch.zeros(h.shape[1], y.shape[1], dtype=torch.float64)
+        gram += h.T @ h
+        cross += h.T @ y
         square += float(y.double().square().sum())
     assert gram is not None and cross is not None
     return Sums(gram, cross, square)
 
 
-def ridge(encode: Codes, made: Board, *, rows: int = ROWS, batch_size: int = 64) -> Tensor:
+def ridge(encode: Codes, made: Board, *, rows: int = ROWS, batch_size: int = 256) -> Tensor:
     """(F + 1, H) float32 weights, the last row the constant, by ridge regression; its penalty is what is best on the
     validation part. Of more than `rows` rows, windows at equal distances are taken."""
     channels = len(made.values)
@@ -155,10 +158,11 @@ def ridge(encode: Codes, made: Board, *, rows: int = ROWS, batch_size: int = 64)
     check = thinned(made.starts("validation"), rows // 3 // channels)
     train, valid = (sums(encode, made, starts, batch_size) for starts in (fit, check))
     scale = train.gram.diagonal().mean()
-    eye = torch.eye(len(train.gram), dtype=torch.float64)
     best, least = None, float("inf")
     for penalty in PENALTIES:
-        factor, failed = torch.linalg.cholesky_ex(train.gram + penalty * scale * eye)
+        damped = train.gram.clone()
+        damped.diagonal().add_(penalty * scale)
+        factor, failed = torch.linalg.cholesky_ex(damped)
         if failed:  # the penalty is below what rounding leaves of collinear features
             continue
         weight = torch.cholesky_solve(train.cross, factor)
@@ -184,7 +188,7 @@ class Errors(NamedTuple):
     absolute: np.ndarray
 
 
-def measured(forecast: Callable[[Tensor], Tensor], made: Board, starts: np.ndarray, batch_size: int = 64) -> Errors:
+def measured(forecast: Callable[[Tensor], Tensor], made: Board, starts: np.ndarray, batch_size: int = 256) -> Errors:
     """`forecast` takes raw look-backs (B, C, L) and gives scaled futures (B, C, H)."""
     square, absolute = [], []
     with torch.no_grad():
@@ -282,7 +286,7 @@ def finetuned(
 
 
 def forecasts(
-    run: Run, source: Source, *, horizon: int, season: int | None, epochs: int, lr: float, batch_size: int, seed: int
+    run: Run, source: Source, *, horizon: int, season: int | None, epochs: int, lr: float, seed: int
 ) -> tuple[dict[str, Errors], Board]:
     """Errors on every window of the test part, by forecast; arguments as those of the task."""
     models = {name: frozen(run, trained=trained) for name, trained in (("untrained", False), ("pre-trained", True))}
@@ -298,12 +302,12 @@ def forecasts(
     if season is not None:
         found[f"season of {season}"] = measured(repeated(model, made, season), made, starts)
     encode = plain(model)
-    found["linear"] = measured(headed(encode, ridge(encode, made, batch_size=batch_size)), made, starts)
+    found["linear"] = measured(headed(encode, ridge(encode, made)), made, starts)
     for name, one in models.items():
         encode = encoded(one)
-        weight = ridge(encode, made, batch_size=batch_size)
+        weight = ridge(encode, made)
         found[f"{name} encoder, frozen"] = measured(headed(encode, weight), made, starts)
         if epochs:
-            tuned = finetuned(one, weight, made, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
+            tuned = finetuned(one, weight, made, epochs=epochs, lr=lr, seed=seed)
             found[f"{name} encoder, fine-tuned"] = measured(tuned, made, starts)
     return found, made

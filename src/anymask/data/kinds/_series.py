@@ -36,11 +36,22 @@ class Record(NamedTuple):
 # Dated tables.
 
 
-def dated_column(columns: Sequence[_cells.Raw]) -> int | None:
-    """The place of the first column whose cells are all dates; None where there is none."""
+def dated_column(columns: Sequence[_cells.Raw], where: str) -> int | None:
+    """The place of the first column of dates; None where there is none.
+
+    Raises:
+        DataError: most cells of a column are dates, and some are not.
+    """
     for place, column in enumerate(columns):
-        if column.text is not None and all(cell is not None and DATE.match(cell) for cell in column.text):
+        if column.text is None:
+            continue
+        wrong = [row for row, cell in enumerate(column.text) if cell is None or not DATE.match(cell)]
+        if not wrong and len(column):
             return place
+        if 2 * len(wrong) < len(column):
+            raise DataError(f"column '{column.name}' of {where} holds dates, but not in {len(wrong):,} of "
+                            f"{len(column):,} rows (first: row {wrong[0] + 1}, {column.text[wrong[0]]!r}); mend these, "
+                            "or read it as a table (--kind table)")
     return None
 
 
@@ -65,7 +76,7 @@ def record_of(columns: list[_cells.Raw], options: Options, name: str) -> Record:
     columns = _cells.named(columns, name)
     for ignored in options.ignore:
         _cells.taken(columns, ignored, "ignore=", name)
-    place = dated_column(columns)
+    place = dated_column(columns, name)
     assert place is not None
     dates = moments(columns[place].text or (), f"column '{columns[place].name}' of {name}")
     kept, notes = [], []

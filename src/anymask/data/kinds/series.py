@@ -244,7 +244,7 @@ def _from_csv(path: Path, options: Options) -> Source | None:
     if options.kind is None and not _series.looks_dated(path):
         return None
     columns = _cells.read_csv(path, options.na_values)
-    if _series.dated_column(columns) is None:
+    if _series.dated_column(columns, path.name) is None:
         if options.kind is None:
             return None
         raise DataError(f"{path} has no column of dates, as 2016-07-01 00:00:00 in every row, which a record needs; "
@@ -261,7 +261,7 @@ def _from_frame(frame: Any, options: Options) -> Source | None:
     if not any(_series.DATE.match(str(cell)) for cell in frame.iloc[0]):
         return None
     columns = _framed(frame, options)
-    if _series.dated_column(columns) is None:
+    if _series.dated_column(columns, "table") is None:
         return None
     return _from_record(_series.record_of(columns, options, "table"), options, "table", partial(KIND.open, frame))
 

@@ -63,7 +63,7 @@ def evaluate(
         if test is not None or axis:
             raise EvaluateError("a record is measured on its own test part, along time; leave test= and axis= out")
         return _of_record(run, source, horizon=96 if horizon is None else horizon, season=season, epochs=epochs, lr=lr,
-                          batch_size=batch_size, seed=seed)  # fmt: skip
+                          seed=seed)  # fmt: skip
     models = {name: frozen(run, trained=trained) for name, trained in MODELS}
     model = models["pre-trained model"]
     check_content(model)
@@ -106,8 +106,8 @@ def evaluate(
     return Table(("forecast", "MSE", "MAE"), rows, title=title, notes=notes)
 
 
-def _of_record(run: Run, source: Source, *, horizon: int, epochs: int, batch_size: int, **options: Any) -> Table:
-    found, made = forecasts(run, source, horizon=horizon, epochs=epochs, batch_size=min(64, batch_size), **options)
+def _of_record(run: Run, source: Source, *, horizon: int, epochs: int, **options: Any) -> Table:
+    found, made = forecasts(run, source, horizon=horizon, epochs=epochs, **options)
     figure = lambda values: Figure(float(values.mean()), digits=4)
     rows: list[Sequence[Any]] = [(name, figure(e.square), figure(e.absolute)) for name, e in found.items()]
     parts = ", ".join(f"{name} {last - first:,}" for name, (first, last) in made.spans.items())
