@@ -162,8 +162,8 @@ def test_ts_files_that_are_refused(tmp_path, head, body, message):
 
 def test_folders_of_ts_files_that_are_refused(tmp_path):
     (tmp_path / "A").mkdir()
-    ts(tmp_path / "A", "1,2:3,4:a\n")
-    with pytest.raises(DataError, match="holds 1 data sets of time series"):
+    ts(tmp_path / "A", "1,2:3,4:a\n", "A_TRAIN.ts")
+    with pytest.raises(DataError, match=r"holds data sets of time series \(A\); name one"):
         open_source(tmp_path)
     with pytest.raises(DataError, match="no split 'test'"):
         open_source(tmp_path / "A", split="test")

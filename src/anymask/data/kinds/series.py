@@ -31,6 +31,7 @@ WINDOW = 512  # moments of a sample of a long record (PatchTST, arXiv:2211.14730
 PATCH = 12  # moments (PatchTST, section 4.2) ...
 TOKENS, SHORT = 12, 20  # ... or fewer, so that a series of fewer than 20 such patches has about 12
 MOST_DESCRIBED = 40  # variables
+PEEKED = 20  # folders in a folder that are looked into
 EXAMPLE = (2, 48)  # variables and moments of made-up series
 
 
@@ -332,12 +333,15 @@ def _from_ts(path: Path, options: Options) -> Source:
 
 def _open_folder(root: Path, options: Options) -> Source | None:
     """NAME_TRAIN.ts and NAME_TEST.ts in a folder; None where there is no .ts file in it."""
-    files = sorted(root.glob("*.ts"))
+    try:
+        names = sorted(os.listdir(root))
+    except PermissionError:  # whoever opens the folder says so
+        return None
+    files = [root / name for name in names if name.endswith(".ts")]
     if not files:
-        below = sorted(root.glob("*/*_TRAIN.ts"))
-        if below and options.kind in (None, KIND.name):
-            raise DataError(f"{root} holds {len(below)} data sets of time series "
-                            f"({some([file.parent.name for file in below], 6)}); name one: {below[0].parent}")
+        below = [name for name in names[:PEEKED] if (root / name / f"{name}_TRAIN.ts").is_file()]
+        if below:
+            raise DataError(f"{root} holds data sets of time series ({some(below, 6)}); name one: {root / below[0]}")
         return None
     parts = {canonical_split(file.stem.rpartition("_")[2]): file for file in files}
     if len(parts) != len(files) or not set(parts) <= set(_series.PARTS) or "train" not in parts:
