@@ -114,7 +114,7 @@ def test_every_task_checks_its_options(place, monkeypatch, task):
         (("good.npz", "--task", "clasify"), "no task 'clasify' (did you mean 'classify'?); there is: {tasks}"),
         (("good.npz", "--labels", "1000"), FEW),
         (("good.npz", "--set", "draw=3"), "task 'classify' has no option 'draw' (did you mean 'draws'?); it has: {classify}"),
-        (("good.npz", "--pool", "max"), "no pooling 'max'; there is: mean, cls, tokens, or give a function of a Latent"),
+        (("good.npz", "--pool", "median"), "no pooling 'median'; there is: mean, cls, sum, max, tokens, or give a function of a Latent"),
         (("one.npz", "--task", "classify"), ONE_CLASS),
         (("plain.npz", "--task", "classify"), NO_LABELS),
         (("one.npz", "--task", "retrieve"), ONE_CLASS),

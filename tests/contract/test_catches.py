@@ -287,7 +287,7 @@ def test_facts(monkeypatch):
     caught(no_paper, "facts", "recipe 'no-paper' names no paper", "arXiv")
     caught(same, "facts", "recipe 'same' is the same as its parent 'mae'", "change a stage")
     monkeypatch.setitem(globals(), "claim", Claim(text="nothing", better_than=lambda r: r))
-    caught(told, "facts", "the two arms of the claim of recipe 'told' are the same", "better_than")
+    caught(told, "facts", "the two arms of a claim of recipe 'told' are the same", "better_than")
     monkeypatch.delitem(globals(), "claim")
     caught(told, "facts", "recipe 'told' makes no claim", "Claim")
 

@@ -11,8 +11,9 @@ from anymask import keyed
 from anymask.contract.data import batch_of, example_schema
 from anymask.data import infer_schema, open_source, ordered_loader
 from anymask.engine import everything
-from anymask.parts import graphs
-from anymask.parts.graphs import GatLayer, GinLayer, MlpLayer, NodeEmbed, Nodes, Packed, Substitute, dropout
+from anymask.parts import graph_layers
+from anymask.parts.graph_layers import GatLayer, GinLayer, MlpLayer, Packed, dropout
+from anymask.parts.graphs import NodeEmbed, Nodes, Substitute
 from anymask.parts.losses import scaled_cosine
 from anymask.recipe import P, Recipe, RecipeError, Size, find
 from anymask.run import Run
@@ -43,7 +44,8 @@ def test_attention_is_that_of_pyg_with_its_gradients():
     layer, edges = GatLayer(16, heads=4, dropout=0.0), edges_of()
     layer.conv.bias.data.normal_()
     x = torch.randn(30, 16, requires_grad=True)
-    ours, theirs = layer(x, edges), layer.act(layer.conv(layer.lin(x), edges))
+    packed = Packed(edges, edges[0].argsort(stable=True), None)
+    ours, theirs = layer(x, packed), layer.act(layer.conv(layer.lin(x), edges))
     torch.testing.assert_close(ours, theirs)
     weight, parts = torch.randn_like(ours), [x, *layer.parameters()]
     for a, b in zip(*(torch.autograd.grad((y * weight).sum(), parts) for y in (ours, theirs))):
@@ -56,7 +58,7 @@ def test_isomorphism_layer_sums_neighbours():
     x = torch.randn(30, 8)
     h = layer.lin(x)
     summed = torch.stack([h[n] + h[edges[0][edges[1] == n]].sum(0) for n in range(30)])
-    torch.testing.assert_close(layer(x, edges), layer.conv.nn(summed))
+    torch.testing.assert_close(layer(x, Packed(edges, edges[0].argsort(stable=True), None)), layer.conv.nn(summed))
 
 
 def test_sparse_products_are_the_dense_ones():
@@ -204,7 +206,7 @@ def test_layers_of_the_encoder():
 def test_without_pyg_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch_geometric.nn", None)
     with pytest.raises(RecipeError, match=r"pip install 'anymask\[graphs\]'"):
-        graphs._layers()
+        graph_layers.pyg()
 
 
 # Training.

@@ -218,8 +218,8 @@ def test_folders_that_are_no_encoder(saved, tmp_path):
 
 def test_records_that_are_none(tmp_path, evidence):
     run = made(tmp_path / "run")
-    with pytest.raises(InteropError, match="no pooling 'max'; there is: mean, cls, tokens"):
-        PretrainedEncoder(run, pool="max")
+    with pytest.raises(InteropError, match="no pooling 'median'; there is: mean, cls, sum, max, tokens"):
+        PretrainedEncoder(run, pool="median")
     with pytest.raises(InteropError, match=r"evaluations\['probe'\] is no table .*'title'"):
         PretrainedEncoder(run, evaluations={"probe": {"accuracy": 99}})
     (evidence / "mae.json").write_text("{")

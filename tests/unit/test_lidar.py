@@ -100,8 +100,21 @@ def test_content_that_is_no_sweep(tmp_path, value, words):
     wrong.tofile(tmp_path / "a.bin")
     with pytest.raises(DataError, match=words):
         open_source(tmp_path, strict=True)[0]
-    with pytest.raises(DataError, match=r"no sample that was looked at|no window"):
+    with pytest.raises(DataError, match="no window of 'lidar'"):
         infer_schema(open_source(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_sweep_with_bad_content_among_others(tmp_path):
+    wrong = sweep()
+    wrong[5, 1] = np.nan
+    folder(tmp_path)
+    wrong.tofile(tmp_path / "000001.bin")
+    source = open_source(tmp_path)
+    schema = infer_schema(source)
+    assert schema.count == 3 * len(centres()) and {name.split()[0] for name, _ in source.skipped} == {"000001.bin"}
+    sweep(seed=9).tofile(tmp_path / "000001.bin")
+    assert open_source(tmp_path).fingerprint() != schema.fingerprint
 
 
 def test_files_of_another_number_of_channels(tmp_path):
@@ -159,7 +172,7 @@ def test_content_is_the_points_of_each_voxel():
     model, batch = model_of(**{"tokenizer.points": 4}).eval(), batch_of(example_schema("lidar"))
     tokens = model.tokenizer(batch)
     x, packing = tokens.x["lidar"], model.tokenizer.packing
-    raw = model.tokenizer.raw(x, tokens.pos)  # B N K 3
+    raw = model.tokenizer.raw(x)  # B N K 3
     for b in range(2):
         there = batch["lidar"][b]
         there = there[~there.isnan().any(1)]
@@ -180,7 +193,7 @@ def test_points_of_a_full_voxel_are_drawn_evenly():
     line = torch.zeros(1, 23, 4)
     line[0, :, 0] = torch.linspace(0.01, 0.49, 23)
     tokens = model.tokenizer({"lidar": line, "key": torch.zeros(1, dtype=torch.long)})
-    x = model.tokenizer.raw(tokens.x["lidar"], tokens.pos)[0, 0, :, 0]
+    x = model.tokenizer.raw(tokens.x["lidar"])[0, 0, :, 0]
     step = (0.49 - 0.01) / 22
     picked = ((x - 0.01) / step).round().long().tolist()
     assert picked == [-(-k * 23 // 5) for k in range(5)]
@@ -246,8 +259,8 @@ def test_voxels_with_a_height():
     batch = batch_of(example_schema("lidar"))
     step = model(batch)
     assert step.tokens.pos.shape[2] == 3 and torch.isfinite(step.loss)
-    raw = model.tokenizer.raw(step.tokens.x["lidar"], step.tokens.pos)
-    gap = (raw - step.tokens.pos[:, :, None]).abs()
+    raw = model.tokenizer.raw(step.tokens.x["lidar"])
+    gap = (raw - step.tokens.pos[:, :, None]).abs()[(step.tokens.kind == 0) & step.tokens.valid]
     assert gap[~gap.isnan()].max() <= 0.5 + 1e-4  # every point lies in its voxel
     with pytest.raises(RecipeError, match="a voxel has a side in metres"):
         model_of(**{"tokenizer.voxel": 0})

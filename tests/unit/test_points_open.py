@@ -262,6 +262,17 @@ def test_bad_numbers_in_an_array_name_the_sample(value, words):
         infer_schema(open_source(x))
 
 
+@pytest.mark.filterwarnings("ignore:left out")
+def test_a_bad_cloud_of_a_list_is_left_out():
+    each = [cloud(40, n) for n in range(4)]
+    each[2][3] = np.inf
+    source = open_source(each)
+    infer_schema(source)
+    assert [reason for _, reason in source.skipped] == ["it holds a number that is not finite"]
+    other = open_source([*each[:3], cloud(40, 9)])
+    assert source.fingerprint() != other.fingerprint()
+
+
 def test_one_cloud_cannot_be_trained_on(tmp_path):
     (tmp_path / "one.ply").write_bytes(ply(cloud(40)))
     with pytest.raises(DataError, match="at least 2"):

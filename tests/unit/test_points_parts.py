@@ -71,11 +71,12 @@ def test_chamfer_is_that_of_a_tree(n, m):
     rng = np.random.default_rng(0)
     p, g = rng.normal(size=(2, 3, n, 3)), rng.normal(size=(2, 3, m, 3))
     g[0, 1, 4:] = np.nan
+    p[1, 0, 3:] = np.nan
     found = chamfer(torch.tensor(p).flatten(2), torch.tensor(g).flatten(2))
     for q in range(2):
         for i in range(3):
-            real = g[q, i][~np.isnan(g[q, i]).any(1)]
-            there, back = cKDTree(real).query(p[q, i])[0], cKDTree(p[q, i]).query(real)[0]
+            mine, real = (x[q, i][~np.isnan(x[q, i]).any(1)] for x in (p, g))
+            there, back = cKDTree(real).query(mine)[0], cKDTree(mine).query(real)[0]
             assert found[q, i].item() == pytest.approx((there**2).mean() + (back**2).mean(), rel=1e-9)
 
 
@@ -101,8 +102,8 @@ def test_groups_hold_the_neighbours_of_their_centre():
     made = open_source(array)
     batch = sample(np.stack([made[i]["points"] for i in range(4)]))
     tokens = model.tokenizer(batch)
-    assert tokens.x["points"].shape == (4, 10, 18) and tokens.pos.shape == (4, 10, 3) and tokens.valid is None
-    beside = model.tokenizer.raw(tokens.x["points"])  # B G K 3
+    assert tokens.x["points"].shape == (4, 10, 21) and tokens.pos.shape == (4, 10, 3) and tokens.valid is None
+    beside = model.tokenizer.raw(tokens.x["points"]) - tokens.pos[:, :, None]  # B G K 3
     assert beside[:, :, 0].abs().max() < 1e-6  # the centre itself is the nearest
     for row in range(4):
         points = batch["points"][row]
@@ -123,6 +124,15 @@ def test_groups_are_the_same_in_evaluation_and_begin_anywhere_in_training():
     shuffled = {**batch, "points": batch["points"][:, torch.randperm(96)]}  # the order of points says nothing
     torch.testing.assert_close(model.tokenizer(batch).pos, model.tokenizer(shuffled).pos)
     torch.testing.assert_close(model.embed(batch).mean(), model.embed(shuffled).mean(), atol=1e-5, rtol=1e-4)
+
+
+def test_groups_are_the_same_in_half_precision():
+    array = clouds(4, 96, fewer=False)
+    model = model_of(array)
+    plain = model.tokenizer(sample(array))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model.tokenizer(sample(array))
+    assert torch.equal(plain.x["points"], half.x["points"]) and torch.equal(plain.pos, half.pos)
 
 
 def test_groups_beyond_the_points_of_a_small_cloud_are_not_valid():
@@ -154,14 +164,14 @@ def test_further_channels_are_standardised_and_not_predicted():
 
 
 def test_packing_says_which_points_are_real():
-    packing = Packing(4, 5, counted=True)
+    packing = Packing(4, 5, axes=2, counted=True)
     x = torch.randn(2, 3, packing.width)
     x[..., -1] = torch.log1p(torch.tensor([[0.0, 1, 2], [4, 9, 3]]))
     points, real = packing.unpack(x)
     assert points.shape == (2, 3, 4, 5) and real.sum(-1).tolist() == [[1, 1, 2], [4, 4, 3]]
     assert (~packing.coordinates(x).isnan()).sum(-1).tolist() == [[3, 3, 6], [12, 12, 9]]
-    back = packing.pack(torch.ones(2, 3, 12))
-    assert back.shape == x.shape and packing.coordinates(back).min() == 1
+    back = packing.pack(torch.ones(2, 3, 12), torch.full((2, 1, 2), 7.0))
+    assert back.shape == x.shape and packing.coordinates(back).min() == 1 and (packing.centre(back) == 7).all()
     assert back[..., -1] == pytest.approx(math.log(5))
 
 
@@ -170,8 +180,8 @@ def test_the_stem_does_not_see_points_that_are_not_there_nor_their_order():
     model = model_of(array).eval()
     step = model.hide(sample(array))
     x = step.tokens.x["points"]
-    points = x.unflatten(2, (-1, 3))
-    other = points[:, :, torch.randperm(points.shape[2])].flatten(2)
+    points, _ = model.tokenizer.packing.unpack(x)
+    other = torch.cat([points[:, :, torch.randperm(points.shape[2])].flatten(2), 0 * x[..., -3:]], 2)
     torch.testing.assert_close(model.stem.embed(x), model.stem.embed(other))
 
 

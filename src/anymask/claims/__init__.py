@@ -11,7 +11,18 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 from anymask.claims.claim import Claim
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
-from anymask.claims.metrics import FewLabels, FineTune, Folds, Forecast, Impute, Metric, Probe, TokenProbe
+from anymask.claims.metrics import (
+    FewLabels,
+    FineTune,
+    Folds,
+    Forecast,
+    Impute,
+    Metric,
+    Probe,
+    Rebuild,
+    Retrieve,
+    TokenProbe,
+)
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -29,6 +40,8 @@ __all__ = [
     "Metric",
     "OutOfTime",
     "Probe",
+    "Rebuild",
+    "Retrieve",
     "TokenProbe",
     "Verdict",
     "judge",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -229,6 +229,49 @@ class Forecast(Metric):
 
 
 @dataclass(frozen=True)
+class Retrieve(Metric):
+    """nDCG@10 of each query of a collection for retrieval, by the cosine of frozen features (times 100).
+
+    Args:
+        pool: of the features, see `anymask.evaluation.embed`.
+    """
+
+    pool: str = "cls"
+    unit = "points of nDCG@10"
+    code = ("anymask.evaluation.tasks.retrieve",)
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if "queries" not in whole.splits:
+            raise ClaimError(f"{whole.name} is no collection for retrieval; use a folder in the layout of BEIR")
+        return whole.subset(chosen), whole.split("queries")
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.features import embed
+        from anymask.evaluation.tasks.retrieve import ranking
+
+        options = dict(pool=self.pool, trained=trained, precision=precision)
+        documents, queries = (np.asarray(embed(run, part, **options)) for part in (train, test))  # type: ignore[arg-type]
+        return self._ndcg(train, test, ranking(queries, documents))
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        from anymask.evaluation.tasks.retrieve import best, classical, read_qrels, search_of
+
+        search = search_of(test, train, read_qrels(test.judged))
+        return {name: float(self._ndcg(train, test, best(scores)).mean()) for name, scores in classical(search, schema)}
+
+    def _ndcg(self, documents: Source, queries: Source, ranked: Any) -> np.ndarray:
+        """(T,) one for each query with a relevant document, in the order of the queries."""
+        import ir_measures
+
+        from anymask.evaluation.tasks.retrieve import read_qrels, search_of
+
+        search = search_of(queries, documents, read_qrels(queries.judged))
+        found = {m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.nDCG @ 10], search.qrels, ranked)}
+        return 100.0 * np.array([found[query] for query in sorted(search.qrels, key=int)])
+
+
+@dataclass(frozen=True)
 class Impute(Metric):
     """Error of filling cells that were removed completely at random from the very table that is trained on (ReMasker,
     arXiv:2309.13793, section 4): minus the squared error of a row's removed cells, in units of each column's range,
@@ -276,3 +319,49 @@ class Impute(Metric):
         removed = np.isnan(known) & ~np.isnan(truth)
         error = np.where(removed, ((filled - truth) / min_max(truth)[1]) ** 2, 0.0).sum(1)
         return -100.0 * error * len(error) / removed.sum()
+
+
+@dataclass(frozen=True)
+class Rebuild(Metric):
+    """How near hidden tokens are rebuilt, by the distance of the recipe's own target: minus its mean over the hidden
+    tokens of a test sample. The test part is the data's own, or the last of the groups that samples are of, which is
+    then not trained on.
+
+    Args:
+        ratio: share of the tokens that is hidden, the same ones for both arms and all seeds.
+    """
+
+    ratio: float = 0.7
+    unit = "-distance"
+    untrained = "untrained model"
+    code = ("anymask.evaluation.masked", "anymask.evaluation.tasks.reconstruct")
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if "test" in whole.splits:
+            return whole.subset(chosen).cached(), whole.split("test").cached()
+        if whole.groups is None or len(np.unique(whole.groups)) < 2:
+            raise ClaimError(f"{whole.name} has neither a test split nor groups, of which one could be held back")
+        held = whole.groups == np.unique(whole.groups)[-1]
+        return whole.subset(chosen[~held[chosen]]), whole.subset(np.flatnonzero(held))
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        import torch
+
+        from anymask.evaluation.masked import batches, content, frozen
+        from anymask.evaluation.tasks.reconstruct import hidden_at
+
+        model = frozen(run, trained=trained)
+        if not hasattr(model.target, "distance"):
+            raise ClaimError(f"the target of {run.recipe.slug} has no distance of its own; use another metric")
+        out = np.full(len(test), np.nan)
+        for sample in batches(model, run.schema, test, batch_size=32, fixed=True):
+            step = hidden_at(model, sample, self.ratio, sample["key"])
+            with torch.no_grad():
+                made = content(model, model.predict(step))
+                ((_, x),) = step.tokens.x.items()
+                gap = model.target.distance(made, x)
+            asked = ~step.mask.visible if step.tokens.valid is None else ~step.mask.visible & step.tokens.valid
+            mean = torch.where(asked, gap, 0.0).sum(1) / asked.sum(1).clamp(min=1)
+            out[sample["index"].numpy()] = -mean.double().cpu().numpy()
+        return out

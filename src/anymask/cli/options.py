@@ -21,13 +21,19 @@ recipe_files = click.option(
 label = click.option("--label", help="Column of the labels.")
 group = click.option("--group", help="Column that must not be split, such as patient.")
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
-image_size = click.option("--image-size", type=int, help="Side of training images in pixels; points of a cloud.")
+image_size = click.option(
+    "--image-size", type=int, help="Side of training images in pixels; points of a cloud; the most tokens of a text."
+)
 ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 window = click.option("--window", type=int, help="Moments of a sample, of a long record that is cut into windows.")
 stride = click.option("--stride", type=int, help="Moments from one window to the next; by default 1.")
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
 kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
+text = click.option("--text", metavar="COLUMN", help="Column of the texts.")
+tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, bytepair, a tokenizer.json, or a run.")
+vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
+cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
 )
@@ -43,13 +49,14 @@ def changing(command: Callable[..., Any]) -> Callable[..., Any]:
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """What decides how a training run will be."""
     for option in (
-        click.option("--recipe", metavar="NAME|FILE.py", help="By default mae for images, remasker for tables."),
+        click.option("--recipe", metavar="NAME|FILE.py", help="By default that of the kind of data."),
         click.option("--size", metavar="NAME", help="micro, nano, tiny, ..., huge; by default from the data."),
-        click.option("--epochs", type=float, help="By default about 400,000 images or 1,000,000 rows in all."),
+        click.option("--epochs", type=float, help="By default 400,000 images or texts or 1,000,000 rows in all."),
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, changing,
+        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, text, tokenizer, vocabulary,
+        cased, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -121,7 +128,9 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     """A source opened as the run's was, but for what is given; its label and group columns only where they are used."""
     from anymask.data import open_source
 
-    as_before = ("na_values", "strict", "kind", "window", "stride", "parts", *(("label", "group") if labelled else ()))
+    as_before = (
+        "na_values", "strict", "kind", "window", "stride", "parts", "text", *(("label", "group") if labelled else ())
+    )  # fmt: skip
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})
 

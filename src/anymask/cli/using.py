@@ -41,7 +41,7 @@ def _list_tasks(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 @click.argument("run")
 @click.argument("source")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="z.npy or z.parquet.")
-@click.option("--pool", default="mean", show_default=True, help="mean, cls or tokens.")
+@click.option("--pool", default="mean", show_default=True, help="mean, sum, max, cls or tokens.")
 @click.option("--layer", type=int, help="Of this block (0 = before the first, negative from the last).")
 @click.option("--batch-size", type=int, default=256, show_default=True)
 @label
@@ -64,7 +64,7 @@ def embed(run: str, source: str, recipe_file: str | None, label: str | None, str
 @click.option("--labels", metavar="N,N,...,all", help="Labels a class (task classify, finetune).")
 @click.option("--draws", type=int, help="Draws of the labelled samples.")
 @click.option("--test", help="Source to measure on; by default the test split, or a part held back.")
-@click.option("--pool", help="mean (the default), cls or tokens.")
+@click.option("--pool", help="mean (the default), sum, max, cls or tokens.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--set", "more", multiple=True, metavar="OPTION=VALUE", help="Another option of the task.")
 @click.option("--tasks", is_flag=True, is_eager=True, expose_value=False, callback=_list_tasks, help="List the tasks.")

@@ -122,12 +122,20 @@ def _step_ignores_padding(model: Model, sample: Sample, tokens: Tokens) -> None:
     step = Step(sample, more._replace(valid=shorter), None, aux={})  # type: ignore[arg-type]
     step = step._replace(mask=model.mask(step, model))
     _only_real(step.mask, shorter)
-    loss = seeded(model, step).loss
+    learnt = seeded(model, step)
+    loss = learnt.loss
     if loss is None or not torch.isfinite(loss):
         raise ContractError(
             PADDING, f"the loss of a padded batch is {loss}", "divide by what is valid, clamped to at least 1"
         )
     other = step._replace(tokens=edited(step.tokens, ~shorter, model, seed=5))
+    moved = [n for n, value in seeded(model, other).aux.items() if not torch.equal(value, learnt.aux[n])]
+    if moved:
+        raise ContractError(
+            PADDING,
+            f"the added loss {moved[0]!r} changes when the content of padded tokens does",
+            "leave tokens that are not valid out of it, as keys of attention and as goals",
+        )
     before, after = predictions(model, step), predictions(model, other)
     rows = range(next(iter(before.values())).shape[0])
     gaps = [(asked_rows(before[h], step, q) - asked_rows(after[h], step, q)).abs().max() for h in before for q in rows]

@@ -10,6 +10,7 @@ import torch.fx.experimental._config as _shapes
 from torch import Tensor, nn
 
 from anymask.contract.subject import ContractError, Subject, seeded
+from anymask.data.kind import kind_of
 from anymask.engine import Model, Sample, Step, scored
 
 GRADIENTS, FITS, COMPILES, REPEATS = "gradients", "fits", "compiles", "repeats"
@@ -217,12 +218,14 @@ def _same(plain: Step, compiled: Step) -> None:
 
 
 def _other_lengths(subject: Subject, model: Model) -> list[Step]:
-    """Steps of three other lengths of the same data: images that lack one, two or three columns of patches."""
-    images = [n for n, f in subject.schema.fields.items() if f.kind == "image" and n in subject.batch]
-    if not images:
+    """Steps of three other lengths of the same data: images that lack one, two or three columns of patches, texts that
+    lack as many tokens."""
+    batch = subject.batch
+    elastic = [n for n, f in subject.schema.fields.items() if kind_of(f.kind).elastic and n in batch]
+    if not elastic:
         return []
     pitch, steps = int(model.tokenizer.pitch[-1]), []
     for cut in (1, 2, 3):
-        sample: Sample = {**subject.batch, **{n: subject.batch[n][..., : -cut * pitch].contiguous() for n in images}}
+        sample: Sample = {**batch, **{n: batch[n][..., : -cut * pitch].contiguous() for n in elastic}}
         steps.append(model.hide(sample))
     return steps

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import keyed
+from .kind import kind_of
+
+if TYPE_CHECKING:
+    from .schema import Field
 
 Batch = dict[str, Tensor]
 
@@ -20,19 +24,36 @@ def tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def stack(values: Sequence[np.ndarray | None], shape: Sequence[int], dtype: str) -> tuple[Tensor, Tensor | None]:
-    """(B, ...) of values of one shape; and (B,) bool where they are present, or None if all are. Missing ones are 0."""
+def stack(name: str, values: Sequence[np.ndarray | None], field: Field) -> Batch:
+    """A part whose values are of one shape; and where it is present, if not everywhere. Missing ones are 0."""
     there = [v is not None for v in values]
     if all(there):
-        return tensor(np.stack(values)), None  # type: ignore[arg-type]
-    out = np.zeros((len(values), *shape), dtype=dtype)
+        return {name: tensor(np.stack(values))}  # type: ignore[arg-type]
+    out = np.zeros((len(values), *field.shape), dtype=field.dtype)
     for row, value in zip(out, values):
         if value is not None:
             row[...] = value
-    return tensor(out), torch.tensor(there)
+    return {name: tensor(out), f"{name}.present": torch.tensor(there)}
 
 
-def padded(values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
+def padded(name: str, values: Sequence[np.ndarray | None], field: Field, multiple: int | Sequence[int], *, only: bool
+           ) -> Batch:
+    """A part whose values vary in length, as a batch padded to a multiple: itself, its true extents where the kind
+    gives them (`extent`, or `<part>.extent` beside other parts), where it is present if not everywhere, and what the
+    kind puts beside it."""
+    kind = kind_of(field.kind)
+    there = [value is not None for value in values]
+    filled = [kind.absent(field) if value is None else value for value in values]
+    part, extent = kind.pad(filled, multiple)
+    out = {name: part} | {f"{name}.{suffix}": more for suffix, more in kind.beside(filled).items()}
+    if extent is not None:
+        out["extent" if only else f"{name}.extent"] = extent
+    if not all(there):
+        out[f"{name}.present"] = torch.tensor(there)
+    return out
+
+
+def pad_grid(values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """A batch of values (C, *space) of several sizes, 0 at the end of each axis up to a multiple of `multiple`, and
     their (B, axes) extents; None where all fill the batch."""
     sizes = [v.shape[1:] for v in values]

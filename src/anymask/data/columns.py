@@ -50,7 +50,7 @@ class Column(ABC):
     kind: Kind
     shape: tuple[int, ...] | None
     dtype: str | None
-    in_memory: bool = False
+    in_memory: bool = False  # True: reading costs nothing
     record: Any = None  # the long record that values are windows of
 
     @abstractmethod
@@ -62,6 +62,10 @@ class Column(ABC):
 
     def batch(self, rows: np.ndarray) -> np.ndarray | None:
         """(B, ...) values of many rows in one step where they lie in memory; None: read them one by one."""
+        return None
+
+    def lengths(self) -> np.ndarray | None:
+        """(N,) length of every value of a kind that varies in length; None where it is not known without reading."""
         return None
 
     def raw(self, row: int) -> bytes:

@@ -213,10 +213,12 @@ def _walk(root: Path) -> list[str]:
 
 
 def _by_kind(names: list[str], options: Options) -> list[tuple[Kind, list[str]]]:
-    """The kinds that read any of the files, each with its files."""
+    """The kinds that read any of the files, each with its files; those whose files may lie beside others' (readme.txt)
+    only where there are no others."""
     read = [(kind, _read_by(kind, options.kind)) for kind in asked_kinds(options.kind)]
     groups = ((kind, [n for n in names if Path(n).suffix.lower() in endings]) for kind, endings in read)
-    return [(kind, chosen) for kind, chosen in groups if chosen]
+    found = [(kind, chosen) for kind, chosen in groups if chosen]
+    return [(kind, chosen) for kind, chosen in found if not kind.incidental] or found
 
 
 def files_by_kind(root: Path, options: Options) -> list[tuple[Kind, list[str]]]:

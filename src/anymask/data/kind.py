@@ -10,14 +10,13 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from .collate import stack
 from .errors import DataError
 
 if TYPE_CHECKING:
@@ -84,6 +83,11 @@ class Kind(ABC):
     on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
     fewest: int = 2  # samples that can be pre-trained on
+    asked_last: bool = False  # True: `open` takes what no other kind has taken
+    incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
+    columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
+    elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis
+    varies: bool = False  # True: a training batch holds values of several lengths, `field.shape[0]` at most, see `pad`
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
         """A source from an object or path only this kind knows; None leaves it to the generic openers."""
@@ -155,10 +159,6 @@ class Kind(ABC):
         """Slug of the recipe that is the default for such data."""
         return self.recipe
 
-    def stack(self, values: Sequence[Value | None], field: Field) -> tuple[Tensor, Tensor | None]:
-        """A batch of fitted values in training, and (B,) which are present, None if all are."""
-        return stack(values, field.shape, field.dtype)
-
     def beside(self, values: Sequence[Value]) -> dict[str, Tensor]:
         """What a batch has beside the values (edges of graphs): suffix -> (B, ...), in a batch `<part>.<suffix>`."""
         return {}
@@ -166,6 +166,20 @@ class Kind(ABC):
     def example_batch(self, field: Field, count: int, seed: int) -> dict[str, Tensor]:
         """A made-up batch, with what is beside the values."""
         return {field.name: self.examples(field, count, seed)}
+
+    def asked_column(self, options: Options) -> str | None:
+        """The column of a data set that the options name for values of this kind."""
+        return None
+
+    def absent(self, field: Field) -> Value:
+        """What stands in a batch for a value that is missing."""
+        return np.zeros(field.shape, field.dtype)
+
+    def classical_search(
+        self, documents: Iterable[Value | None], queries: Iterable[Value | None]
+    ) -> tuple[str, np.ndarray] | None:
+        """The classical search engine of this kind: its name, and (queries, documents) scores of values as stored."""
+        return None
 
     def flattened(self, field: Field, limit: int) -> str:
         """What `flat` does beside flattening, in words; '' where nothing."""

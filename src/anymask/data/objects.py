@@ -65,7 +65,7 @@ def open_hf(spec: Any, options: Options) -> Source | StreamSource:
     if options.split is not None:
         raise DataError(f"this Hugging Face {what} is one split already; give the DatasetDict to use split=")
     name = getattr(spec.info, "dataset_name", None) or "hugging face data"
-    column, kind, encoded = _hf_column(spec, what)
+    column, kind, encoded = _hf_column(spec, what, options)
     label = options.label if options.label is not None else ("label" if "label" in (spec.features or {}) else None)
     for asked in (options.label, options.group):
         if asked is not None and asked not in (spec.features or {}):
@@ -107,16 +107,24 @@ def _open_hf_dict(spec: Any, options: Options) -> Source | StreamSource:
     return source.with_splits(split, makers)
 
 
-def _hf_column(spec: Any, what: str) -> tuple[str, Kind, bool]:
+def _hf_column(spec: Any, what: str, options: Options) -> tuple[str, Kind, bool]:
     """Column with the samples, its kind, and whether it is encoded."""
     kinds = all_kinds()
     features = spec.features or {}
+    for kind in kinds.values():
+        asked = kind.asked_column(options)
+        if asked is not None and asked in features:
+            return asked, kind, False
     for name, feature in features.items():
         if type(feature).__name__.lower() in kinds:
             return name, kinds[type(feature).__name__.lower()], True
     for name in features:
         if name.lower() in kinds or name.lower().rstrip("s") in kinds:
             return name, kinds[name.lower().rstrip("s")], False
+    for kind in kinds.values():
+        for name in kind.columns:
+            if name in features:
+                return name, kind, False
     raise DataError(f"this Hugging Face {what} has no column of a known kind ({', '.join(kinds)}); columns: "
                     f"{', '.join(features) or 'unknown'}: cast one, as ds.cast_column('image', datasets.Image())")
 
@@ -196,9 +204,11 @@ class SourceRecords:
 def as_stream(source: Source) -> StreamSource:
     """The same samples as a stream, in order."""
     records = SourceRecords(source)
-    return StreamSource(name=source.name, records=records, kinds=source.kinds, parts=records.parts,
-                        label=None if records.labels is None else records.label, label_names=source.label_names,
-                        identity=source.fingerprint(), strict=source.strict, notes=source.notes)
+    stream = StreamSource(name=source.name, records=records, kinds=source.kinds, parts=records.parts,
+                          label=None if records.labels is None else records.label, label_names=source.label_names,
+                          identity=source.fingerprint(), strict=source.strict, notes=source.notes)
+    stream.columns = dict(source.columns)
+    return stream
 
 
 def open_torch(spec: Any, options: Options) -> Source | StreamSource:

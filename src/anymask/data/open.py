@@ -27,16 +27,28 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
                 group: Any = None, streaming: bool = False, layout: str | None = None,
                 channels: int | None = None, ignore: str | Sequence[str] = (),
                 na_values: str | Sequence[str] = (), kind: str | None = None, window: int | None = None,
-                stride: int | None = None, parts: str | Sequence[float] | None = None) -> Any:
+                stride: int | None = None, parts: str | Sequence[float] | None = None, text: str | None = None,
+                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False) -> Any:
     """A source from a path or an object.
 
-    `spec`: None or "digits" (embedded); a folder of images, with class folders or not, with train/ test/ validation/
-    folders or not, with metadata.csv (file_name, and label, split or other columns) or not; a folder of parquet files
-    in the Hugging Face layout, or of .npy files; a .parquet, .npy, .npz or image file; a NumPy array, a torch tensor,
-    (x, y); a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a
-    DataFrame, an array (N, F), with NaN, empty or NA cells missing; a time series: such a table with a column of dates,
-    a .ts file of the UCR/UEA archive or a folder of them, an array (N, T) or (N, C, T) with kind="series"; a
-    torch Dataset or IterableDataset; a Hugging Face Dataset, DatasetDict or IterableDataset.
+    `spec` is None or "digits" (embedded), or
+
+    * images: a folder, with class folders or not, with train/ test/ validation/ folders or not, with metadata.csv
+      (file_name, and label, split or other columns) or not; a folder of parquet files in the Hugging Face layout, or of
+      .npy files; an image file; an array (N, H, W), (N, C, H, W) or (N, H, W, C)
+    * a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a DataFrame, an
+      array (N, F), with NaN, empty or NA cells missing
+    * time series: such a table with a column of dates, a .ts file of the UCR/UEA archive or a folder of them, an array
+      (N, T) or (N, C, T) with kind="series"
+    * texts: a .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of
+      sentences and fewer than two of numbers, a folder with such files as train.csv and so on, one of .txt files (each
+      a sample), one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels)
+    * graphs: torch_geometric Data or a sequence of them, the folder of a Planetoid or TU set with its raw files, a
+      folder with nodes.csv and edges.csv, or of such folders
+    * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
+      sweeps (.bin)
+    * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
+      Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
     Of several splits `split` names one (the training split by default). `label` and `group` name columns, or are arrays
     where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
@@ -51,11 +63,16 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     within parts by time: `parts` are three shares (training, validation, test; 0.6, 0.2, 0.2 by default), or months of
     30 days, as 12, 4, 4.
 
+    `text` names the column of texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or
+    "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
+    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers.
+
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
                       channels=channels, ignore=_words(ignore), na_values=_words(na_values), kind=kind,
-                      window=window, stride=stride, parts=_numbers(parts))
+                      window=window, stride=stride, parts=_numbers(parts), text=text, tokenizer=tokenizer,
+                      vocabulary=vocabulary, cased=cased)
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)
@@ -81,7 +98,7 @@ def _numbers(given: str | Sequence[float] | None) -> tuple[float, ...] | None:
 
 
 def _open(spec: Any, options: Options) -> AnySource:
-    for kind in asked_kinds(options.kind):
+    for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last):
         source = kind.open(spec, options)
         if source is not None:
             return source

@@ -23,3 +23,7 @@ class Options:
     window: int | None = None
     stride: int | None = None
     parts: tuple[float, ...] | None = None
+    text: str | None = None
+    tokenizer: Any = None
+    vocabulary: int | None = None
+    cased: bool = False

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
-from .collate import Batch, marks
+from .collate import Batch, marks, padded
 from .errors import DataError
 from .schema import Schema
 from .source import Sample, Source
@@ -74,14 +73,7 @@ class OrderedSteps(Dataset[Any]):
         out: Batch = {}
         for name, field in self.schema.fields.items():
             values = [s[name] for _, s in samples]
-            there = [v is not None for v in values]
-            out[name], extent = self.kinds[name].pad(
-                [np.zeros(field.shape, field.dtype) if v is None else v for v in values], self.multiple)
-            out |= {f"{name}.{suffix}": more for suffix, more in self.kinds[name].beside(values).items()}
+            out |= padded(name, values, field, self.multiple, only=len(self.schema.fields) == 1)
             self.kinds[name].check(out[name].numpy(), lambda row: self.source.called(int(index[row])))
-            if extent is not None:
-                out["extent" if len(self.schema.fields) == 1 else f"{name}.extent"] = extent
-            if not all(there):
-                out[f"{name}.present"] = torch.tensor(there)
         labels = None if self._labels is None else self._labels[index]
         return {**out, **marks(index, labels, 0, 0)}

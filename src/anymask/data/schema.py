@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -31,7 +32,8 @@ class Field:
     channel or column, in raw units; `missing` the share of samples that lack this part. For tables, one each column:
     `columns` the names, `lows` and `highs` the ranges, `gaps` the shares of missing cells. For graphs, `filled` is the
     share of the nodes' features that are not 0. For time series, `columns`, `lows`, `highs` and `gaps` are by variable,
-    `units` as well ('' where not known), and `interval` is the seconds from one moment to the next.
+    `units` as well ('' where not known), and `interval` is the seconds from one moment to the next. `more` is what else
+    the kind keeps, as JSON has it (lists, not tuples): of texts the vocabulary.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Field:
     filled: float = 1.0
     interval: float | None = None
     units: tuple[str, ...] = ()
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Field:
@@ -135,7 +138,7 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
     if source.count is not None and source.count < fewest:
         raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least {fewest}: add more "
                         "data (a trained model embeds single files)")
-    columns = {} if isinstance(source, StreamSource) else source.columns
+    columns = source.columns
     meters = {name: kind.meter(name, size, columns.get(name)) for name, kind in source.kinds.items()}
     if source.count is None:
         _measure_stream(source, meters)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from .columns import ArrayColumn, BlobColumn, Column
+from .columns import ArrayColumn, Column
 from .errors import DataError, Unreadable
 from .kind import Kind
 from .labels import TokenLabels
@@ -58,6 +58,7 @@ class Source:
         self._bad: dict[int, str] = dict(bad or {})
         total = len(next(iter(self.columns.values())))
         self.rows = np.arange(total) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.judged: Any = None  # of queries: what is relevant to which, see `anymask.evaluation.tasks.retrieve`
         self._splits: dict[str, Maker] = {}
         self._cache: Source | None = None
         self._fingerprint: str | None = None
@@ -152,10 +153,12 @@ class Source:
         if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise DataError(f"subset of {self.name}: numbers must be 0..{len(self) - 1}, "
                             f"got {chosen.min()}..{chosen.max()}")
-        return Source(name=self.name, columns=self.columns, ids=self._ids, labels=self._row_labels,
+        part = Source(name=self.name, columns=self.columns, ids=self._ids, labels=self._row_labels,
                       label_names=self.label_names, groups=self._row_groups, rows=self.rows[chosen], bad=self._bad,
                       strict=self.strict, notes=self.notes, targets=self._row_targets,
                       token_labels=self._row_token_labels)
+        part.judged = self.judged
+        return part
 
     def with_columns(self, columns: Mapping[str, Column]) -> Source:
         """The same samples with their parts from other columns."""
@@ -344,8 +347,7 @@ def _fingerprint(source: Source) -> str:
         sizes = _sizes(column, source.rows)
         digest.update(sizes.tobytes())
         rows = source.rows
-        known = column.in_memory or isinstance(column, (BlobColumn, ArrayColumn))
-        if sizes.sum() > WHOLE_BYTES or (sizes < 0).any() or not known:
+        if sizes.sum() > WHOLE_BYTES or (sizes < 0).any():
             rows = np.random.default_rng(0).permutation(rows)[:HASHED]
         for row in rows:
             if int(row) not in source._bad:

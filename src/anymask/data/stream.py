@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import get_worker_info
 
+from .columns import Column
 from .errors import DataError, Unreadable
 from .kind import Kind
 
@@ -43,6 +44,7 @@ class StreamSource:
         self.name, self.records, self.kinds, self.strict = name, records, dict(kinds), strict
         self.label_names, self.notes, self.skipped = label_names, list(notes or []), []  # type: ignore[var-annotated]
         self._parts, self.label_of, self._identity = parts, label, identity
+        self.columns: dict[str, Column] = {}  # of the source that it reads in order, where there is one
         self.length: int | None = None  # known once the stream has been read to its end
 
     def __len__(self) -> int:

@@ -3,6 +3,9 @@
 A batch is a function of (seed, step): epoch e is a permutation keyed by (seed, e), epochs follow one another without
 a gap, and micro-step s takes positions s*B*world .. (s+1)*B*world - 1, rank r the r-th B of them. The dataset that
 torch's DataLoader works on is therefore the sequence of steps, and starting anywhere costs nothing.
+
+Where samples vary in length, the permutation is such that micro-steps hold samples of similar lengths, see `bucketed`;
+it is still a function of (seed, e) alone, for a given batch size.
 """
 
 from __future__ import annotations
@@ -14,18 +17,57 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from .. import keyed
-from .collate import Batch, marks, tensor
+from .collate import Batch, marks, padded, stack, tensor
 from .errors import DataError
 from .schema import Field, Schema
 from .source import Sample, Source
 
 ORDER = 2**63 - 1  # the sample number under which orders are drawn: no sample has it
+POOL = 64  # batches whose samples are sorted by length together
+MULTIPLE = 8  # that lengths are rounded up to, so that a compiled graph meets few shapes
 BUFFER = 1_000  # streams are shuffled in blocks of so many samples, at least
 
 
 def order(seed: int, epoch: int, count: int) -> np.ndarray:
     """(count,) the permutation of epoch `epoch`."""
     return keyed.generator(seed, epoch, ORDER).permutation(count)
+
+
+def bucketed(order: np.ndarray, lengths: np.ndarray, batch: int, start: int, rng: np.random.Generator) -> np.ndarray:
+    """The samples of `order` so arranged that batches hold similar lengths: every 64 batches are sorted by length and
+    cut into batches, all of which are then shuffled, and the samples within each. The first `start` samples, which end
+    a batch of the epoch before, and the last ones, which begin one of the next, stay where they are."""
+    count = (len(order) - start) // batch
+    body = order[start : start + count * batch].copy()
+    for first in range(0, len(body), POOL * batch):
+        pool = body[first : first + POOL * batch]
+        body[first : first + POOL * batch] = pool[np.argsort(lengths[pool], kind="stable")]
+    batches = rng.permuted(rng.permutation(body.reshape(count, batch)), axis=1)
+    return np.concatenate([order[:start], batches.ravel(), order[start + count * batch :]])
+
+
+def lengths_of(source: Source, schema: Schema) -> np.ndarray | None:
+    """(N,) length of each sample in training, over the parts that vary; None where none does, or where lengths are not
+    known without reading."""
+    known = []
+    for name, field in schema.fields.items():
+        column = source.columns[name]
+        lengths = column.lengths() if column.kind.varies else None
+        if lengths is not None:
+            known.append(np.minimum(lengths[source.rows], field.shape[0]))
+    return np.sum(known, axis=0) if known else None
+
+
+def padding_share(lengths: np.ndarray, batch: int) -> tuple[float, float]:
+    """Share of a first epoch's positions that is padding, with batches of similar lengths, and of random ones."""
+    shares = []
+    plain = order(0, 0, len(lengths))
+    for chosen in (bucketed(plain, lengths, batch, 0, np.random.default_rng(0)), plain):
+        of = lengths[chosen[: max(batch, len(chosen) // batch * batch)]]
+        of = of[: len(of) // batch * batch].reshape(-1, batch) if len(of) >= batch else of[None]
+        width = -(-np.maximum(of.max(1), 1) // MULTIPLE) * MULTIPLE
+        shares.append(float(1 - of.sum() / (width * of.shape[1]).sum()))
+    return shares[0], shares[1]
 
 
 class _Training:
@@ -41,11 +83,11 @@ class _Training:
         out: Batch = {}
         for name, field in self.schema.fields.items():
             values = [self._fit(name, field, s[name], step, int(i)) for s, i in zip(samples, index)]
-            out[name], present = self.kinds[name].stack(values, field)
-            out |= {f"{name}.{suffix}": more for suffix, more in self.kinds[name].beside(values).items()}
+            if self.kinds[name].varies:
+                out |= padded(name, values, field, MULTIPLE, only=len(self.schema.fields) == 1)
+            else:
+                out |= stack(name, values, field)
             self.kinds[name].check(out[name].numpy(), lambda row: self.name_of(int(index[row])))
-            if present is not None:
-                out[f"{name}.present"] = present
         return {**out, **marks(index, labels, self.seed, step)}
 
     def name_of(self, index: int) -> str:
@@ -65,6 +107,7 @@ class Steps(_Training, Dataset[Any]):
     def __init__(self, source: Source, **plan: Any) -> None:
         super().__init__(source, **plan)
         self._labels = source.labels
+        self._lengths = lengths_of(source, self.schema)
         self._orders: dict[int, np.ndarray] = {}
         # a batch is one array index if nothing is done to the samples
         self._whole = all(self.augment[name] is None and source.columns[name].shape == field.shape
@@ -93,8 +136,16 @@ class Steps(_Training, Dataset[Any]):
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             self._orders = {e: o for e, o in self._orders.items() if abs(e - epoch) == 1}
-            self._orders[epoch] = order(self.seed, epoch, len(self.source))
+            self._orders[epoch] = self._new_order(epoch)
         return self._orders[epoch]
+
+    def _new_order(self, epoch: int) -> np.ndarray:
+        plain = order(self.seed, epoch, len(self.source))
+        if self._lengths is None:
+            return plain
+        batch = self.batch_size * self.world  # boundaries lie at its multiples, counted over all epochs
+        start = min(-epoch * len(plain) % batch, len(plain))
+        return bucketed(plain, self._lengths, batch, start, keyed.generator(self.seed, epoch, ORDER - 1))
 
     def batch(self, step: int) -> Batch:
         index = self.indices(step)

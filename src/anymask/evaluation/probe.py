@@ -48,7 +48,8 @@ def linear_probe(
     Args:
         train_x: (N, ...) features, flattened. train_y: (N,) labels, integers. test_x, test_y likewise.
         reference: (R, ...) features whose mean and spread standardise all; None = train_x.
-        validation: features and labels of a validation part; C is then what is most accurate there.
+        validation: features and labels of a validation part; C is then what is most accurate there, and so is whether
+            each feature is divided by its own spread, or all by a common one (which sparse counts prefer).
         strengths: values of C to choose from.
 
     Raises:
@@ -60,8 +61,12 @@ def linear_probe(
         x, test = _standardised(train_x, test_x, reference)
         c = strengths[0]
         if validation is not None:
-            _, held = _standardised(train_x, validation[0], reference)
-            c = _choose_on(x, y, held, torch.from_numpy(np.searchsorted(classes, validation[1])), strengths)
+            truth = torch.from_numpy(np.searchsorted(classes, validation[1]))
+            ways = [_standardised(train_x, np.concatenate([test_x, validation[0]]), reference, common=common)
+                    for common in (False, True)]  # fmt: skip
+            found = [_choose_on(one, y, two[len(test_x) :], truth, strengths) for one, two in ways]
+            way = max((0, 1), key=lambda n: found[n][1])
+            x, test, c = ways[way][0], ways[way][1][: len(test_x)], found[way][0]
         elif len(strengths) > 1:
             c = _choose(x, y, strengths, seed) if torch.bincount(y).min() >= FOLDS else ONE_LABEL
         weight, bias = logistic_regression(x, y, [c])
@@ -197,13 +202,16 @@ def _choose(x: Tensor, y: Tensor, strengths: Sequence[float], seed: int) -> floa
     return float(strengths[int(losses.argmin())])
 
 
-def _choose_on(x: Tensor, y: Tensor, held: Tensor, truth: Tensor, strengths: Sequence[float]) -> float:
-    """The C with the highest accuracy on a validation part, of equal ones that with the least log-loss."""
+def _choose_on(
+    x: Tensor, y: Tensor, held: Tensor, truth: Tensor, strengths: Sequence[float]
+) -> tuple[float, tuple[float, float]]:
+    """The C with the highest accuracy on a validation part, of equal ones that with the least log-loss; and both."""
     weight, bias = logistic_regression(x, y, [*strengths])
     logits = torch.einsum("nd,pdk->pnk", held, weight) + bias[:, None]
     right = (logits.argmax(2) == truth).float().mean(1)
     losses = torch.stack([torch.nn.functional.cross_entropy(one, truth) for one in logits])
-    return float(strengths[min(range(len(strengths)), key=lambda n: (-right[n].item(), losses[n].item()))])
+    best = max((right[n].item(), -losses[n].item(), float(c)) for n, c in enumerate(strengths))
+    return best[2], best[:2]
 
 
 def _folds(y: Tensor, seed: int) -> Tensor:
@@ -234,8 +242,11 @@ def _unit(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x, dim=1)
 
 
-def _standardised(train_x: np.ndarray, test_x: np.ndarray, reference: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Both as (N, D) float32, in units of the spread of `reference`; features without spread become 0."""
+def _standardised(
+    train_x: np.ndarray, test_x: np.ndarray, reference: np.ndarray, *, common: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Both as (N, D) float32, in units of the spread of `reference`, of each feature or a common one; features without
+    spread become 0."""
     train, test, known = (np.asarray(v, dtype=np.float32).reshape(len(v), -1) for v in (train_x, test_x, reference))
     if not train.shape[1] == test.shape[1] == known.shape[1]:
         raise EvaluateError(
@@ -244,6 +255,8 @@ def _standardised(train_x: np.ndarray, test_x: np.ndarray, reference: np.ndarray
         )
     mean, spread = known.mean(0, dtype=np.float64), known.std(0, dtype=np.float64)
     flat = spread <= 1e-6 * np.abs(mean) + 1e-12
+    if common:
+        spread = np.full_like(spread, max(float(np.sqrt(np.square(spread).mean())), 1e-12))
     scale = np.where(flat, 0.0, 1 / np.where(flat, 1.0, spread)).astype(np.float32)
     one, two = (torch.from_numpy((v - mean.astype(np.float32)) * scale) for v in (train, test))
     return one, two

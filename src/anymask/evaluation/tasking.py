@@ -97,10 +97,12 @@ def _check_kind(task: str, option: inspect.Parameter, value: object) -> None:
 
 def default_task(source: Source, options: Mapping[str, Any] | None = None) -> str:
     """"classify" where there are classes (or `labels` is asked for), "regress" where there are continuous targets,
-    else "health", which needs no labels."""
+    "retrieve" for a collection with queries, else "health", which needs no labels."""
     if source.labels is not None or source.token_labels is not None or (options or {}).get("labels") is not None:
         return "classify"
-    return "regress" if source.targets is not None else "health"
+    if source.targets is not None:
+        return "regress"
+    return "retrieve" if "queries" in source.splits else "health"
 
 
 def opened(source: object) -> Source:

@@ -1,5 +1,5 @@
-"""Hugging Face transformers: `ViTMAEForPreTraining` in, `ViTModel` out. Files are read and written directly, so
-transformers itself is not needed.
+"""Hugging Face transformers: `ViTMAEForPreTraining` and `BertForMaskedLM` in, `ViTModel` out. Files are read and
+written directly, so transformers itself is not needed.
 
 Its layer norms add 1e-12 to variances where its configuration says so; anymask adds 1e-6, as MAE's own code does.
 """
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from anymask.engine import Model
+from anymask.interop.bert import from_bert
 from anymask.interop.plain import InteropError, PlainViT, plain_vit, standardise, write_json
 from anymask.parts.positions import Table
 from anymask.recipe import P, Recipe, Size, find
@@ -50,7 +51,7 @@ class Imported(NamedTuple):
 
 def from_hugging_face(folder: str | Path) -> Imported:
     """The recipe, size and weights of a folder with config.json and model.safetensors of `ViTMAEForPreTraining` (or of
-    `ViTMAEModel`, which has no decoder).
+    `ViTMAEModel`, which has no decoder), or of `BertForMaskedLM` (`BertModel`), see `anymask.interop.bert`.
 
     Raises:
         InteropError: no such folder, another kind of model, or settings that mae does not have.
@@ -60,7 +61,10 @@ def from_hugging_face(folder: str | Path) -> Imported:
         raise InteropError(
             f"{folder} is no Hugging Face model: it has no config.json; download one or save_pretrained() there"
         )
-    config = {**DEFAULTS, **json.loads((folder / "config.json").read_text())}
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") == "bert":
+        return Imported(*from_bert(folder, config, _tensors(folder)))
+    config = {**DEFAULTS, **config}
     _refuse_what_differs(config, folder)
     weights = convert(_tensors(folder))
     patch, image = config["patch_size"], config["image_size"]

@@ -8,6 +8,7 @@ from torch import nn
 
 from anymask import keyed
 from anymask.engine import Model, Part, Seen, Step
+from anymask.recipe import RecipeError
 
 
 class Drop(Part):
@@ -50,6 +51,33 @@ class Zero(Part):
 
     def forward(self, step: Step, model: Model) -> Seen:
         return model.stem(step, fill=model.stem.embed[self.stream].bias)
+
+
+class Substitute(Part):
+    """Hidden tokens of a stream of integers are the mask token, or random ones, so that the encoder has to weigh every
+    token it sees (BERT, arXiv:1810.04805, section 3.1; with `Chosen`, 80 % mask, 10 % random, 10 % as they are).
+
+    Args:
+        random: share of random tokens among the chosen ones, those that stay visible counted.
+    """
+
+    keep = 1.0
+
+    def __init__(self, model: Model, *, random: float = 0.1):
+        super().__init__(model)
+        hidden = 1.0 - getattr(model.mask, "kept", 0.0)
+        if not 0.0 <= random <= hidden:
+            raise RecipeError(f"corruption.random is a share of the chosen tokens, 0 to {hidden:g}, not {random}")
+        self.random = random / hidden
+        self.stream, self.mask_id = model.tokenizer.field, model.tokenizer.mask_id
+        self.classes = -model.tokenizer.streams[self.stream]
+
+    def forward(self, step: Step, model: Model) -> Seen:
+        key, x = step.sample["key"], step.tokens.x[self.stream]
+        drawn = (keyed.uniform(key, x.shape[1], salt=21) * self.classes).long()
+        other = torch.where(keyed.uniform(key, x.shape[1], salt=22) < self.random, drawn, self.mask_id)
+        content = {**step.tokens.x, self.stream: torch.where(step.mask.visible, x, other)}
+        return model.stem(step, content=content)
 
 
 class Foreign(Part):

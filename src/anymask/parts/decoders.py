@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from anymask.engine import Latent, Model, Part, Step, scatter, take
-from anymask.parts.layers import Block, CrossBlock, LayerNorm, Linear, init_weights
+from anymask.parts.layers import Block, CrossBlock, LayerNorm, Linear, init_weights, linear
 from anymask.recipe import RecipeError
 
 
@@ -44,6 +44,37 @@ class LinearHead(Part):
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         return self.heads(asked_codes(step))
+
+
+class Vocabulary(Part):
+    """One layer on the codes of the asked tokens, GELU and normalisation, then the stem's own table of embeddings and a
+    bias for each class (BERT's head for masked words, arXiv:1810.04805; tied as arXiv:1608.05859).
+
+    The bias starts at how often each class occurs, where the target knows that. From zero, the tied table learns the
+    frequencies before the bias does, and frequency is then what all embeddings have in common.
+
+    Args:
+        stream: of integers; None = the tokenizer's only one.
+    """
+
+    def __init__(self, model: Model, *, stream: str | None = None):
+        super().__init__(model)
+        self.stream, width = stream or next(iter(model.tokenizer.streams)), model.encoder.width
+        (self.head,) = model.target.heads
+        self.dense = Linear(width, width)
+        self.norm = LayerNorm(width, eps=1e-12)
+        known = getattr(model.target, "constants", {}).get(self.head)
+        start = torch.zeros(-model.tokenizer.streams[self.stream]) if known is None else known - known.mean()
+        self.bias = nn.Parameter(start.clone())
+        init_weights(self.dense)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        return {self.head: self.scores(asked_codes(step), model)}
+
+    def scores(self, x: Tensor, model: Model) -> Tensor:
+        """(..., D) codes -> (..., classes)."""
+        x = self.norm(nn.functional.gelu(self.dense(x)))
+        return linear(x, model.stem.embed[self.stream].weight, self.bias)
 
 
 class MlpHead(Part):

@@ -1,15 +1,8 @@
-"""Parts of graphs: nodes as tokens, message passing, and what GraphMAE (arXiv:2205.10803) adds. Layers are those of
-PyTorch Geometric.
-
-Graphs of several sizes are padded in a batch; layers work on the real nodes of all graphs, one below another
-(`Packed`), so that padding costs them nothing and batch norm does not see it.
-"""
+"""Parts of graphs: nodes as tokens, message passing, and what GraphMAE (arXiv:2205.10803) adds."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +11,11 @@ from torch import Tensor, nn
 from anymask import keyed
 from anymask.engine import Head, Latent, Model, Part, Sample, Seen, Step, Tokens, take
 from anymask.parts.decoders import Heads
+from anymask.parts.graph_layers import GatLayer, MlpLayer, Packed, Products, dropout, glorot
 from anymask.parts.layers import Linear
 from anymask.recipe import RecipeError
 
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # what is used of it is tested here
-
 SPARSE = 0.1  # share of values that are not 0, below which a sparse product is the faster one
-
-
-def _layers() -> Any:
-    try:
-        import torch_geometric.nn as layers
-    except ImportError as error:
-        raise RecipeError("graph layers are PyTorch Geometric's: pip install 'anymask[graphs]'") from error
-    return layers
 
 
 # Tokens.
@@ -50,6 +34,7 @@ class Nodes(Part):
     """
 
     takes = "graph"
+    renderer = "anymask.reports.graphs:Graphs"
     grid = None
     pitch = (1.0,)
 
@@ -58,7 +43,7 @@ class Nodes(Part):
         graph = model.schema.fields[field]
         self.field, self.streams = field, {field: graph.shape[1]}
         self.rows = graph.low >= 0 and graph.filled < 0.5 if rows is None else rows
-        self.filled = graph.filled if self.rows or not any(graph.mean) else 1.0
+        self.filled = graph.filled if self.rows else 1.0
         self.register_buffer("mean", torch.tensor(graph.mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(graph.std, dtype=torch.float32), persistent=False)
 
@@ -84,168 +69,6 @@ class Nodes(Part):
             edges=edges[there].T.contiguous(),
             edge_attr=None if kept is None else kept[there],
         )
-
-
-class Packed(NamedTuple):
-    """The real nodes of all graphs of a batch, one below another."""
-
-    edges: Tensor  # (2, E) from, to, in the order of "to"; every node has an edge to itself
-    where: Tensor | None  # (n,) places among the B*N of the tokens; None = all are real
-
-    @classmethod
-    def of(cls, tokens: Tokens) -> Packed:
-        b, n = tokens.shape
-        if tokens.edges is None:
-            raise RecipeError("message passing needs tokens with edges: give graphs")
-        edges, count, where = tokens.edges, b * n, None
-        if tokens.valid is not None:
-            real = tokens.valid.flatten()
-            where = real.nonzero()[:, 0]
-            edges = edges[:, real[edges].all(0)]
-            edges, count = (real.cumsum(0) - 1)[edges], len(where)
-        edges = torch.cat([edges, torch.arange(count, device=edges.device).expand(2, -1)], 1)
-        return cls(edges[:, edges[1].argsort(stable=True)], where)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (n, D)"""
-        x = x.flatten(0, 1)
-        return x if self.where is None else x[self.where]
-
-    def unpack(self, x: Tensor, tokens: Tokens) -> Tensor:
-        """(n, D) -> (B, N, D), 0 for other nodes."""
-        if self.where is not None:
-            b, n = tokens.shape
-            x = x.new_zeros(b * n, x.shape[-1]).index_copy(0, self.where, x)
-        return x.unflatten(0, tokens.shape)
-
-
-# Layers: (n, D) and edges -> (n, D). `projected`: the first product has been done, by the stem.
-
-
-class GatLayer(nn.Module):
-    """Graph attention (GAT, arXiv:1710.10903): each node takes in its neighbours and itself, weighed.
-
-    Args:
-        projected: `x` is multiplied with the layer's weights already.
-        act: a PReLU at the end.
-        dropout: of the weights of the neighbours.
-    """
-
-    def __init__(self, width: int, *, heads: int = 4, projected: bool = False, act: bool = True, dropout: float = 0.1):
-        super().__init__()
-        if width % heads:
-            raise RecipeError(f"{heads} heads do not divide a width of {width} (--set encoder.heads=...)")
-        self.heads = heads
-        self.lin = nn.Identity() if projected else glorot(Linear(width, width, bias=False))
-        self.conv = _layers().GATConv(width, width // heads, heads, dropout=dropout, add_self_loops=False)
-        self.conv.lin = nn.Identity()  # in its place `self.lin`, which may multiply in bf16
-        self.act = nn.PReLU() if act else nn.Identity()
-
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        """What `act(conv(lin(x), edges))` is, for edges in the order of their targets, several times as fast on a CPU:
-        the weights are PyTorch Geometric's, their sum is a sparse product."""
-        x, conv = self.lin(x).float(), self.conv
-        with torch.autocast(x.device.type, enabled=False):
-            both = torch.block_diag(*torch.stack([conv.att_src[0], conv.att_dst[0]], -1))  # D 2H, a block for each head
-            alpha = (x @ both).unflatten(1, (self.heads, 2)).unbind(-1)  # n H, as source and as target
-            weights = conv.edge_updater(edges, alpha=alpha, edge_attr=None, size=(len(x), len(x)))  # E H
-            return self.act(_Weighted.apply(weights, x.unflatten(1, (self.heads, -1)), edges).flatten(1) + conv.bias)
-
-
-class GinLayer(nn.Module):
-    """Graph isomorphism (GIN, arXiv:1810.00826): the sum over a node's neighbours and itself, then two point-wise
-    layers with batch norm.
-
-    Args:
-        projected: `x` is multiplied with the weights of the first of them already.
-        act: norm and PReLU at the end, after the second; False = the first one only.
-    """
-
-    def __init__(self, width: int, *, heads: int = 1, projected: bool = False, act: bool = True, dropout: float = 0.0):
-        super().__init__()
-        # A product of the sum is the sum of products, so the first linear layer may come before the sum.
-        self.lin = nn.Identity() if projected else glorot(Linear(width, width, bias=False))
-        rest = [glorot(Linear(width, width, bias=False)), nn.BatchNorm1d(width), nn.PReLU()] if act else []
-        self.conv = _layers().GINConv(nn.Sequential(nn.BatchNorm1d(width), nn.PReLU(), *rest))
-
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        return self.conv(self.lin(x).float(), edges)
-
-
-class MlpLayer(nn.Module):
-    """No message passing: a point-wise layer. It cannot see a neighbour."""
-
-    def __init__(self, width: int, *, heads: int = 1, projected: bool = False, act: bool = True, dropout: float = 0.0):
-        super().__init__()
-        self.lin = nn.Identity() if projected else Linear(width, width)
-        self.act = nn.PReLU()
-
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        return self.act(self.lin(x))
-
-
-class _Weighted(torch.autograd.Function):
-    """For each node the sum of x (n, H, C) over the edges (2, E) that reach it, weighed with (E, H): (n, H, C)."""
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor, edges: Tensor) -> Tensor:
-        heads = torch.arange(x.shape[1], device=x.device)
-        here, there = ((ends[:, None] * x.shape[1] + heads).flatten() for ends in (edges[1], edges[0]))
-        order = here.argsort(stable=True)
-        here, there, values = here[order], there[order], weights.flatten()[order]
-        rows = x.flatten(0, 1)
-        ctx.save_for_backward(here, there, order, values, rows)
-        return (_sparse(here, there, values, (len(rows), len(rows))) @ rows).view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        here, there, order, values, rows = ctx.saved_tensors
-        square, g = (len(rows), len(rows)), grad.contiguous().flatten(0, 1)
-        pattern = _sparse(here, there, torch.zeros_like(values), square)
-        each = torch.sparse.sampled_addmm(pattern, g, rows.T, beta=0.0).values()
-        back = there.argsort(stable=True)
-        by_source = _sparse(there[back], here[back], values[back], square)
-        to_weights = torch.empty_like(each).index_copy_(0, order, each)
-        return to_weights.view(-1, grad.shape[1]), (by_source @ g).view_as(grad), None
-
-
-def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """As torch's, with 16 random bits a value in place of 32, which is thrice as fast on a CPU."""
-    if not training or not rate:
-        return x
-    some = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    kept = some.view(torch.int16)[: x.numel()].view(x.shape) >= round(rate * 2**16) - 2**15
-    return x * (kept * (1 / (1 - rate))).to(x.dtype)
-
-
-def glorot(linear: nn.Linear) -> nn.Linear:
-    """Normal weights of Glorot's spread, times the square root of 2 for the rectifiers that follow."""
-    nn.init.xavier_normal_(linear.weight, gain=2**0.5)
-    return linear
-
-
-class _Products(torch.autograd.Function):
-    """A matrix (n, F) of the values (V,) at `rows` and `columns` (V,), in order, with weights (F, D); gradients for the
-    weights alone."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, columns: Tensor, values: Tensor, count: int, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, columns, values)
-        ctx.features = len(weight)
-        return _sparse(rows, columns, values, (count, len(weight))) @ weight
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, columns, values = ctx.saved_tensors
-        order = columns.argsort(stable=True)
-        back = _sparse(columns[order], rows[order], values[order], (ctx.features, len(grad)))
-        return None, None, None, None, back @ grad.contiguous()
-
-
-def _sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A matrix of values in the order of their rows."""
-    starts = F.pad(torch.bincount(rows, minlength=shape[0]).cumsum(0), (1, 0))
-    return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
 class NodeEmbed(Part):
@@ -286,7 +109,7 @@ class NodeEmbed(Part):
             there = wanted.flatten()[rows]
             rows, columns = rows[there], columns[there]
             values = dropout(flat[rows, columns], self.dropout, self.training)
-            return _Products.apply(rows, columns, values, len(flat), self.embed.weight.T).unflatten(0, x.shape[:2])
+            return Products.apply(rows, columns, values, len(flat), self.embed.weight.T).unflatten(0, x.shape[:2])
 
 
 # GraphMAE.
@@ -363,7 +186,7 @@ class MessagePassing(Part):
         x = packed.pack(seen.x)
         all_ = [seen.x]
         for n, block in enumerate(self.blocks):
-            x = block(dropout(x, self.dropout, self.training and n > 0), packed.edges)
+            x = block(dropout(x, self.dropout, self.training and n > 0), packed)
             if self.layers:
                 all_.append(packed.unpack(x, tokens))
         layers = tuple(all_) if self.layers else ()
@@ -405,7 +228,7 @@ class Remasked(Part):
         x = self.bridge(step.latent.x)
         if self.token is not None:
             x = torch.where(step.mask.visible[..., None], x, self.token.to(x.dtype))
-        x = self.layer(dropout(packed.pack(x), self.dropout, self.training), packed.edges)
+        x = self.layer(dropout(packed.pack(x), self.dropout, self.training), packed)
         return self.heads(take(packed.unpack(x, step.tokens), step.mask.ask))
 
     def groups(self) -> dict[str, dict[str, float]]:

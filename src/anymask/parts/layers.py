@@ -7,6 +7,7 @@ Attribute names are timm's (`norm1`, `attn.qkv`, `mlp.fc1`, ...), so that its Vi
     Attention, CrossAttention    fused projections around `attend`
     Mlp, LayerScale, DropPath
     Block, CrossBlock            pre-norm residual blocks
+    PostBlock                    post-norm, as BERT's
     init_weights                 the initialisation of MAE (He et al., arXiv:2111.06377)
 
 Masks are positive everywhere: `ok` is True where a token is real and may be attended to.
@@ -30,6 +31,7 @@ __all__ = [
     "LayerScale",
     "Linear",
     "Mlp",
+    "PostBlock",
     "attend",
     "init_weights",
     "linear",
@@ -258,6 +260,26 @@ class Block(nn.Module):
         x = x[:, queries] if isinstance(queries, slice) else x
         x = x + self.drop_path(self.ls1(y))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+
+
+class PostBlock(nn.Module):
+    """Post-norm transformer block (Vaswani et al. 2017, arXiv:1706.03762; BERT): norm1(x + attn(x)), then
+    norm2(x + mlp(x))."""
+
+    def __init__(
+        self, width: int, heads: int, *, mlp_ratio: float = 4.0, dropout: float = 0.0, norm_eps: float = 1e-12
+    ) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, dropout=dropout)
+        self.norm1 = LayerNorm(width, eps=norm_eps)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.norm2 = LayerNorm(width, eps=norm_eps)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """x (B, N, D) -> (B, N, D); mask and context (B, C, D) as in `Attention`."""
+        x = self.norm1(x + self.drop(self.attn(x, mask, context)))
+        return self.norm2(x + self.drop(self.mlp(x)))
 
 
 class CrossBlock(nn.Module):

@@ -41,17 +41,17 @@ def binary(pred: Tensor, goal: Tensor) -> Tensor:
 def chamfer(pred: Tensor, goal: Tensor) -> Tensor:
     """Chamfer distance of two sets of points (Fan et al. 2017, arXiv:1612.00603, section 4.1): the mean squared
     distance of each point of `pred` (Q, M, n * 3) to the nearest of `goal` (Q, M, m * 3), and the other way round,
-    added. Points of the goal that hold NaN are none; without any, the distance is that to the origin."""
+    added. Points of either that hold NaN are none; without any, the distance is that to the origin."""
     p, g = pred.unflatten(-1, (-1, 3)), goal.unflatten(-1, (-1, 3))
-    real = ~g.isnan().any(-1)  # Q M m
-    g = torch.where(real[..., None], g, 0.0)
+    mine, real = ~p.isnan().any(-1), ~g.isnan().any(-1)  # Q M n, Q M m
+    p, g = torch.where(mine[..., None], p, 0.0), torch.where(real[..., None], g, 0.0)
     with torch.no_grad():  # which is nearest; the distances themselves are computed anew, without large gradients
         gap = p.square().sum(-1)[..., None] + g.square().sum(-1)[..., None, :] - 2 * p @ g.transpose(-1, -2)  # Q M n m
-        gap = gap.masked_fill(~real[..., None, :], torch.inf)
-        to_goal, to_pred = gap.argmin(-1), gap.argmin(-2)
-    there = (p - _picked(g, to_goal)).square().sum(-1).mean(-1)
+        to_goal = gap.masked_fill(~real[..., None, :], torch.inf).argmin(-1)
+        to_pred = gap.masked_fill(~mine[..., None], torch.inf).argmin(-2)
+    there = torch.where(mine, (p - _picked(g, to_goal)).square().sum(-1), 0.0)
     back = torch.where(real, (_picked(p, to_pred) - g).square().sum(-1), 0.0)
-    return there + back.sum(-1) / real.sum(-1).clamp(min=1)
+    return there.sum(-1) / mine.sum(-1).clamp(min=1) + back.sum(-1) / real.sum(-1).clamp(min=1)
 
 
 def _picked(points: Tensor, index: Tensor) -> Tensor:
@@ -61,4 +61,5 @@ def _picked(points: Tensor, index: Tensor) -> Tensor:
 
 def scaled_cosine(pred: Tensor, goal: Tensor, power: float = 3.0) -> Tensor:
     """(1 - cosine) to a power, which plays down what is nearly right (GraphMAE, arXiv:2205.10803, equation 2)."""
-    return (1 - F.cosine_similarity(pred, goal, dim=-1)) ** power
+    lengths = (pred.norm(dim=-1) * goal.norm(dim=-1)).clamp(min=1e-8)
+    return (1 - (pred * goal).sum(-1) / lengths) ** power

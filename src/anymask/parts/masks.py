@@ -36,7 +36,7 @@ class Scored(Part):
     def score(self, step: Step, model: Model) -> Tensor:
         raise NotImplementedError
 
-    def visible(self, tokens: Tokens) -> float | int:
+    def visible(self, tokens: Tokens) -> float | int | Tensor:
         """Share or number of visible tokens."""
         return 1.0 - self.ratio
 
@@ -83,10 +83,13 @@ class Random(Scored):
             raise RecipeError(f"mask.fewest={fewest} of {grid} tokens leaves nothing to hide or to see")
         self.unit, self.fewest = unit, fewest
 
-    def visible(self, tokens: Tokens) -> float | int:
+    def visible(self, tokens: Tokens) -> float | int | Tensor:
         grid = tokens.grid
-        if tokens.valid is not None or grid is None:
-            return 1.0 - self.ratio
+        if tokens.valid is not None:
+            count = tokens.valid.sum(1)
+            return (count * (1.0 - self.ratio) + 1e-4).long().clamp(min=1).minimum(count)
+        if grid is None:
+            return max(self.fewest, int(tokens.shape[1] * (1.0 - self.ratio) + 1e-4))
         units = _along(self.unit, grid)
         area = math.prod(units) if not any(n % u for n, u in zip(grid, units)) else 1  # whole units, none cut in two
         shown = int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)
@@ -113,6 +116,33 @@ def _along(unit: int | Sequence[int], grid: tuple[int, ...]) -> tuple[int, ...]:
     if len(unit) != len(grid):
         raise RecipeError(f"mask.unit={tuple(unit)} needs a number for each of the {len(grid)} axes of {grid}")
     return tuple(u or n for u, n in zip(unit, grid))
+
+
+class Chosen(Scored):
+    """Tokens are chosen at random and asked for; most of them are hidden, the others stay as they are, so that no
+    visible token is known to be right (BERT, arXiv:1810.04805, section 3.1).
+
+    Args:
+        ratio: share of a sample's tokens that is chosen.
+        kept: share of the chosen tokens that stays visible.
+    """
+
+    def __init__(self, model: Model, *, ratio: float = 0.15, kept: float = 0.1):
+        super().__init__(model, ratio=ratio)
+        if not 0.0 <= kept < 1.0:
+            raise RecipeError(f"mask.kept is a share of the chosen tokens, 0 or more and below 1, not {kept}")
+        self.kept = float(kept)
+
+    def score(self, step: Step, model: Model) -> Tensor:
+        return keyed.uniform(step.sample["key"], step.tokens.shape[1])
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        mask = super().forward(step, model)
+        if not self.kept:
+            return mask
+        stays = keyed.uniform(step.sample["key"], step.tokens.shape[1], salt=1) < self.kept
+        real = torch.ones_like(stays) if step.tokens.valid is None else step.tokens.valid
+        return mask._replace(visible=mask.visible | (stays & real))
 
 
 class Block(Scored):

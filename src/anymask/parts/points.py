@@ -42,24 +42,27 @@ def farthest(xyz: Tensor, count: int, *, valid: Tensor, first: Tensor) -> Tensor
 def nearest(centre: Tensor, xyz: Tensor, count: int, *, valid: Tensor) -> Tensor:
     """(B, G, count) numbers of the nearest points of each centre (B, G, 3), the nearest first; where a cloud has fewer
     valid points, its nearest one again."""
-    # Of |c - x|^2 the part that is the same for all points is left out.
-    gap = torch.baddbmm(xyz.square().sum(2)[:, None], centre, xyz.transpose(1, 2), alpha=-2)  # B G P
+    with torch.autocast(xyz.device.type, enabled=False):  # half precision would take others for the nearest
+        # Of |c - x|^2 the part that is the same for all points is left out.
+        gap = torch.baddbmm(xyz.square().sum(2)[:, None], centre, xyz.transpose(1, 2), alpha=-2)  # B G P
     gap = gap.masked_fill(~valid[:, None], torch.inf)
     value, index = gap.topk(count, dim=2, largest=False, sorted=True)
     return torch.where(value.isinf(), index[..., :1], index)
 
 
 class Packing(NamedTuple):
-    """How the points of a token lie in its content: `points` times `channels` numbers, the coordinates first in each;
-    behind them, where `counted`, log(1 + n) of how many points there are, of which at most `points` are given."""
+    """How the points of a token lie in its content: `points` times `channels` numbers, the coordinates beside the
+    centre first in each; then the `axes` coordinates of the centre, for whoever draws it (no part of a model reads
+    them); then, where `counted`, log(1 + n) of how many points there are, of which at most `points` are given."""
 
     points: int
     channels: int
+    axes: int = 3
     counted: bool = False
 
     @property
     def width(self) -> int:
-        return self.points * self.channels + self.counted
+        return self.points * self.channels + self.axes + self.counted
 
     def unpack(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Content (..., width) as points (..., K, C), and which of them are real (..., K), at least the first one; None
@@ -76,19 +79,25 @@ class Packing(NamedTuple):
         xyz = points[..., :3]
         return (xyz if real is None else torch.where(real[..., None], xyz, torch.nan)).flatten(-2)
 
-    def pack(self, xyz: Tensor) -> Tensor:
-        """Coordinates (..., K * 3), all of them points, as content; further channels are 0."""
+    def centre(self, x: Tensor) -> Tensor:
+        """Content (..., width) as the coordinates of the centre (..., axes)."""
+        return x[..., self.points * self.channels :][..., : self.axes]
+
+    def pack(self, xyz: Tensor, centre: Tensor) -> Tensor:
+        """Coordinates (..., K * 3), all of them points, beside a centre (..., axes), as content; further channels are
+        0."""
         points = F.pad(xyz.unflatten(-1, (-1, 3)), (0, self.channels - 3)).flatten(-2)
-        return F.pad(points, (0, 1), value=math.log1p(self.points)) if self.counted else points
+        x = torch.cat([points, centre.to(points.dtype).expand(*points.shape[:-1], -1)], -1)
+        return F.pad(x, (0, 1), value=math.log1p(self.points)) if self.counted else x
 
 
 class Groups(Part):
     """Clouds to groups of neighbouring points (Point-MAE, arXiv:2203.06604, section 3.1).
 
-    (B, P, C), rows of NaN being no points -> stream `points` (B, G, K * C): each group's points minus its centre, the
-    nearest first, in units of `reach`; further channels standardised. `pos` is the centre. Groups beyond the points of
-    a small cloud are not valid. Centres are farthest points, from a random one on in training, else from the one
-    farthest from the middle.
+    (B, P, C), rows of NaN being no points -> stream `points` (B, G, D), packed as `Packing` says: each group's points
+    minus its centre, the nearest first, in units of `reach`; further channels standardised. `pos` is the centre. Groups
+    beyond the points of a small cloud are not valid. Centres are farthest points, from a random one on in training,
+    else from the one farthest from the middle.
 
     Args:
         groups: G; None = one for every 16 points, 64 at most (the paper's 64 of 1,024).
@@ -151,12 +160,13 @@ class Groups(Part):
         x = (x - self.mean) / self.std
         count = real.sum(1, keepdim=True)
         valid = torch.arange(self.centres, device=x.device) < count
-        x = torch.where(valid[..., None, None], x, 0.0).flatten(2)
+        x = torch.cat([x.flatten(2), pos], 2)
+        x = torch.where(valid[..., None], x, 0.0)
         return Tokens({self.field: x}, pos, None if bool(valid.all()) else valid)
 
     def raw(self, x: Tensor) -> Tensor:
-        """Content (..., K * C) as coordinates beside the centre, (..., K, 3) in the units of the cloud."""
-        return self.packing.unpack(x)[0][..., :3] * self.reach
+        """Content (..., D) as points (..., K, 3) in the units of the cloud."""
+        return self.packing.unpack(x)[0][..., :3] * self.reach + self.packing.centre(x)[..., None, :]
 
 
 class PointNet(Part):
@@ -284,6 +294,7 @@ class Coordinates(Part):
         super().__init__(model)
         self.packing: Packing = model.tokenizer.packing
         self.heads = {"points": Head(self.packing.points * 3)}
+        self.scale = 1000 * model.tokenizer.reach**2
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         (x,) = step.tokens.x.values()
@@ -291,10 +302,11 @@ class Coordinates(Part):
 
     def content(self, step: Step) -> Tensor:
         """Predicted groups (Q, M, packing.width); channels that are not predicted are 0."""
-        return self.packing.pack(step.pred["points"].float())
+        return self.packing.pack(step.pred["points"].float(), take(step.tokens.pos, step.mask.ask, step.mask.ask_of))
+
+    measure = "chamfer distance x 1000"
 
     def distance(self, made: Tensor, truth: Tensor) -> Tensor:
-        """(..., N) chamfer distance of packed groups, in the units of the tokenizer."""
-        return chamfer(self.packing.coordinates(made), self.packing.coordinates(truth))
-
-    measure = "chamfer distance"
+        """(..., N) chamfer distance of packed groups, squared and a thousandfold as papers give it, in the units of the
+        clouds, which lie in the unit ball."""
+        return self.scale * chamfer(self.packing.coordinates(made), self.packing.coordinates(truth))

@@ -92,3 +92,17 @@ class Table(nn.Module):
         table = self.table.transpose(1, 2).unflatten(2, self.grid)  # 1 D h w
         table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
         return table.flatten(2).transpose(1, 2)
+
+
+class Learned(nn.Module):
+    """One vector for each place of a sequence, learned (BERT, arXiv:1810.04805, section 3), in as many places as a
+    training sample has at most."""
+
+    def __init__(self, model: Model, *, width: int):
+        super().__init__()
+        self.pitch = model.tokenizer.pitch[0]
+        self.table = nn.Parameter(nn.init.trunc_normal_(torch.empty(model.tokenizer.longest, width), std=0.02))
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        place = (tokens.pos[..., 0] / self.pitch - 0.5).long()  # B|1 N
+        return nn.functional.embedding(place, self.table)

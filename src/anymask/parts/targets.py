@@ -48,6 +48,37 @@ class Pixels(Part):
         return "each hidden patch borrows the mean and spread of the true patch" if self.normalise else None
 
 
+class Classes(Part):
+    """The content of the asked tokens of one stream of integers: (Q, M) int64, a class each.
+
+    Args:
+        stream: None = the tokenizer's only one.
+    """
+
+    def __init__(self, model: Model, *, stream: str | None = None):
+        super().__init__(model)
+        self.stream = stream or next(iter(model.tokenizer.streams))
+        self.heads = {"classes": Head(-model.tokenizer.streams[self.stream])}
+        counts = getattr(model.tokenizer, "counts", {}).get(self.stream)
+        if counts is not None:
+            share = torch.tensor(counts) + 0.5
+            self.register_buffer("prior", (share / share.sum()).log(), persistent=False)
+
+    prior: Tensor
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """What a head would predict that knew nothing but how often each class occurs in the training data."""
+        return {"classes": self.prior} if hasattr(self, "prior") else {}
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        return {"classes": take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of)}
+
+    def content(self, step: Step) -> Tensor:
+        """(Q, M) the likeliest class."""
+        return step.pred["classes"].argmax(-1)
+
+
 class Values(Part):
     """The content of the asked tokens of one stream as the tokenizer scales it: (Q, M, D).
 

@@ -179,6 +179,34 @@ class Cells(Part):
         return x[..., 0].double() * self.scale + self.shift
 
 
+class Pieces(Part):
+    """Texts to one token for each piece of their vocabulary.
+
+    (B, N) numbers of pieces, -1 behind the end of a text -> integer stream `text` (B, N). `pos` is the place in the
+    text. There is no grid, as texts vary in length. Special tokens at the start and the end are not part of a text: an
+    encoder has a CLS token of its own.
+
+    Args:
+        field: of the schema.
+    """
+
+    takes = "text"
+    renderer = "anymask.reports.texts:Sentences"
+
+    def __init__(self, model: Model, *, field: str = "text"):
+        super().__init__(model)
+        text = model.schema.fields[field]
+        self.field, self.grid, self.pitch = field, None, (1.0,)
+        self.longest, self.mask_id = text.shape[0], int(text.more["mask"])
+        self.counts = {field: text.more["counts"]}  # of each piece in the training data
+        self.streams = {field: -len(text.more["counts"])}
+
+    def forward(self, sample: Sample) -> Tokens:
+        text = sample[self.field].long()
+        pos = torch.arange(text.shape[1], device=text.device, dtype=torch.float32) + 0.5
+        return Tokens({self.field: text.clamp(min=0)}, pos[None, :, None], text >= 0)
+
+
 def grid_index(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
     """(N, P) float index of each cell of a grid along each axis, last axis fastest."""
     axes = [torch.arange(n, device=device, dtype=torch.float32) for n in grid]

@@ -97,9 +97,9 @@ class Voxels(Part):
             )
         sweep = model.schema.fields[field]
         self.channels, self.empty = sweep.shape[1], empty
-        self.packing = Packing(points, self.channels, counted=True)
-        self.field, self.streams = field, {field: self.packing.width}
         self.pitch = (voxel, voxel) if height is None else (voxel, voxel, height)
+        self.packing = Packing(points, self.channels, axes=len(self.pitch), counted=True)
+        self.field, self.streams = field, {field: self.packing.width}
         mean, std = (torch.tensor(values, dtype=torch.float32) for values in (sweep.mean, sweep.std))
         self.register_buffer("size", torch.tensor(self.pitch), persistent=False)
         self.register_buffer("mean", torch.cat([torch.zeros(3), mean[3:]]), persistent=False)
@@ -137,7 +137,8 @@ class Voxels(Part):
         points = (torch.cat([points[:, :3] - centre, points[:, 3:]], 1) - self.mean) / self.std
         out = sweep.new_zeros(len(found.number) * k, self.channels)
         out[found.voxel[kept] * k + slot[kept]] = points
-        return torch.cat([out.view(-1, k * self.channels), torch.log1p(found.number.float())[:, None]], 1)
+        number = torch.log1p(found.number.float())[:, None]
+        return torch.cat([out.view(-1, k * self.channels), (found.cell + 0.5) * self.size, number], 1)
 
     def _centres(self, cell: Tensor) -> Tensor:
         """(V, 3) in metres; of pillars at the mean height."""
@@ -173,17 +174,20 @@ class Voxels(Part):
         ok = free.gather(1, rank) & (torch.arange(most, device=device) < wanted[:, None])
         x = tokens.x[self.field]
         assert tokens.valid is not None and tokens.kind is not None
+        pos = (cell + 0.5) * self.size
+        nothing = x.new_zeros(b, most, x.shape[2] - axes - 1)
+        nothing = torch.cat([nothing, pos, nothing[..., :1]], 2)
         return Tokens(
-            {self.field: F.pad(x, (0, 0, 0, most))},
-            torch.cat([tokens.pos, (cell + 0.5) * self.size], 1),
+            {self.field: torch.cat([x, nothing], 1)},
+            torch.cat([tokens.pos, pos], 1),
             torch.cat([tokens.valid, ok], 1),
             torch.cat([tokens.kind, torch.full_like(ok, EMPTY, dtype=torch.long)], 1),
         )
 
-    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
-        """Packed content (..., D) of tokens at `pos` (..., A) as coordinates (..., K, 3) in metres, NaN where there is
-        no point."""
-        centre = pos if len(self.size) == 3 else F.pad(pos, (0, 1), value=self.level)
+    def raw(self, x: Tensor) -> Tensor:
+        """Content (..., D) as points (..., K, 3) in metres, NaN where there is none."""
+        centre = self.packing.centre(x)
+        centre = centre if len(self.size) == 3 else F.pad(centre, (0, 1), value=self.level)
         return self.packing.coordinates(x).unflatten(-1, (-1, 3)) * self.std[:3] + centre[..., None, :]
 
 
@@ -225,6 +229,7 @@ class VoxelHeads(Part):
     def __init__(self, model: Model, *, occupancy: bool = True):
         super().__init__(model)
         self.packing: Packing = model.tokenizer.packing
+        self.scale = model.tokenizer.pitch[0] ** 2
         only = (OCCUPIED,)
         self.heads = {"points": Head(3 * self.packing.points, kinds=only), "number": Head(1, kinds=only)}
         if occupancy:
@@ -241,10 +246,10 @@ class VoxelHeads(Part):
 
     def content(self, step: Step) -> Tensor:
         """Predicted voxels (Q, M, packing.width), with all of the points that are predicted."""
-        return self.packing.pack(step.pred["points"].float())
+        return self.packing.pack(step.pred["points"].float(), take(step.tokens.pos, step.mask.ask, step.mask.ask_of))
+
+    measure = "chamfer distance (square metres)"
 
     def distance(self, made: Tensor, truth: Tensor) -> Tensor:
-        """(..., N) chamfer distance of packed voxels, in the units of the tokenizer."""
-        return chamfer(self.packing.coordinates(made), self.packing.coordinates(truth))
-
-    measure = "chamfer distance"
+        """(..., N) chamfer distance of packed voxels, squared, in square metres."""
+        return self.scale * chamfer(self.packing.coordinates(made), self.packing.coordinates(truth))

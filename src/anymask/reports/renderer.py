@@ -25,6 +25,7 @@ class Panel(NamedTuple):
     shown: Tensor | None = None  # (B, N) False = hidden, drawn as such; None = all are shown
     values: Tensor | None = None  # (B, N) a number for each token, drawn over the content
     predicted: Tensor | None = None  # (B, N) True = a prediction of the first panel's token in this place
+    edges: Tensor | None = None  # (B, E, 2) tokens of a sample that an edge joins, -1 = none; None = there are no edges
 
 
 class Drawing(NamedTuple):
@@ -109,6 +110,20 @@ def contents(model: Model, step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Te
     known = torch.zeros_like(visible).scatter(1, ask, ok) & ~visible
     at = ask if pred.ndim == 2 else ask[..., None].expand_as(pred)
     return content, visible, (torch.zeros_like(content).scatter(1, at, pred.to(content.dtype)), known)
+
+
+def edges_of(tokens: Tokens) -> Tensor | None:
+    """The edges of a batch by sample, as in `Panel`."""
+    if tokens.edges is None:
+        return None
+    b, n = tokens.shape
+    owner = tokens.edges[0] // n  # E
+    order = owner.argsort(stable=True)
+    counts = owner.bincount(minlength=b)
+    place = torch.arange(len(order), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
+    out = tokens.edges.new_full((b, int(counts.max()), 2), -1)
+    out[owner[order], place] = (tokens.edges % n).T[order]
+    return out
 
 
 def filled(content: Tensor, predicted: Tensor, known: Tensor) -> Tensor:

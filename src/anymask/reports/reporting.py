@@ -195,7 +195,7 @@ def _evaluate(subject: Subject, test: Any) -> None:
     """Fills in an evaluation that was not recorded, where the data have labels."""
     if subject.evaluation is not None or subject.source is None:
         return
-    if subject.source.labels is None:
+    if subject.source.labels is None and subject.source.token_labels is None:
         subject.unmeasured = f"{subject.source.name} has no labels; name the column or file that holds them: --label"
         return
     try:

@@ -48,6 +48,7 @@ def reconstructions(subjects: Sequence[Subject]) -> Section:
     shown = [
         *each(subjects, "Over training", _over_training),
         *each(subjects, "Over mask ratios", _over_ratios),
+        *each([s for s in subjects if hasattr(s.renderer, "candidates")], "Candidates", _candidates),
         _error_curve(subjects),
     ]
     intro = "What the model makes of what it cannot see. Hatched is hidden; in tables, framed is predicted."
@@ -65,19 +66,25 @@ def _over_training(subject: Subject, name: str) -> str:
     few = subject.renderer.samples
     content, known = torch.from_numpy(kept["content"][:few]).float(), torch.from_numpy(kept["known"][:few])
     visible = torch.from_numpy(kept["visible"][:few])
-    panels = [Panel("original", content), Panel("seen", content, visible)]
+    edges = torch.from_numpy(kept["edges"][:few]) if "edges" in kept else None
+    panels = [Panel("original", content, edges=edges), Panel("seen", content, visible, edges=edges)]
     moments = list(zip(kept["step"].tolist(), kept["predicted"]))
     for step, predicted in moments if subject.renderer.layout == "columns" else _spread(moments, BLOCKS):
         made = filled(content, torch.from_numpy(predicted[:few]).float(), known)
-        panels.append(Panel(f"step {step:,}", made, visible | known, predicted=known))
+        panels.append(Panel(f"step {step:,}", made, visible | known, predicted=known, edges=edges))
     errors = _error(kept, few)
-    hidden = 1 - kept["visible"][:few].mean()
+    hidden = 1 - visible[_real(content)].float().mean()
     caption = (
         f"The same {len(content)} training {subject.renderer.noun} and masks ({hidden:.0%} hidden) at "
-        f"{len(panels) - 2} moments: mean squared error of the hidden content {errors[0]:.3g} at the start, "
-        f"{errors[-1]:.3g} at the end, in the tokenizer's units.{_borrowed(subject)}"
+        f"{len(panels) - 2} moments: {_measured(kept)} {errors[0]:.3g} at the start, {errors[-1]:.3g} at the end."
+        f"{_borrowed(subject)}"
     )
     return drawn(subject, name, panels, caption)
+
+
+def _real(content: Tensor) -> Tensor:
+    """(B, N) which tokens there are."""
+    return ~(content if content.ndim == 2 else content[..., 0]).isnan()
 
 
 def _spread(moments: list[Any], count: int) -> list[Any]:
@@ -85,10 +92,16 @@ def _spread(moments: list[Any], count: int) -> list[Any]:
     return [moments[n] for n in sorted({round(n * (len(moments) - 1) / (count - 1)) for n in range(count)})]
 
 
+def _measured(kept: dict[str, np.ndarray]) -> str:
+    classes = kept["content"].ndim == 2
+    return "share of hidden tokens that are wrong" if classes else "mean squared error of the hidden content, in the " \
+        "tokenizer's units,"
+
+
 def _error(kept: dict[str, np.ndarray], few: int) -> list[float]:
     content, known = kept["content"][:few].astype(np.float32), kept["known"][:few]
     if content.ndim == 2:
-        content = content[..., None]
+        return [float((p[:few] != content)[known].mean()) for p in kept["predicted"]]
     each_ = [np.square(p[:few].astype(np.float32).reshape(content.shape) - content)[known] for p in kept["predicted"]]
     return [float(np.nanmean(e)) for e in each_]
 
@@ -100,18 +113,27 @@ def _over_ratios(subject: Subject, name: str) -> str:
     for ratio, model in subject.ratios.items():
         content, visible, made = contents(model, subject.step(model, few))
         assert made is not None
-        panels = panels or [Panel("original", content)]
+        edges = subject.joined(slice(len(content)))
+        panels = panels or [Panel("original", content, edges=edges)]
         if subject.renderer.layout == "columns":
             panels.append(Panel(f"{ratio:.0%} hidden", content, visible))
             name_ = "made of it"
         else:
             name_ = f"{ratio:.0%} hidden"
-        panels.append(Panel(name_, filled(content, *made), visible | made[1], predicted=made[1]))
+        panels.append(Panel(name_, filled(content, *made), visible | made[1], predicted=made[1], edges=edges))
     caption = (
         f"Trained with {subject.hidden():.0%} hidden, and asked with other shares, on random "
         f"{subject.renderer.noun} of {subject.source.name if subject.source else ''}.{_borrowed(subject)}"
     )
     return drawn(subject, name, panels, caption)
+
+
+def _candidates(subject: Subject, name: str) -> str:
+    """Only of renderers that say what a model holds likely."""
+    step = subject.step(batch=subject.few())
+    drawing = subject.renderer.candidates(subject.model, step)  # type: ignore[attr-defined]
+    caption = f"Hidden tokens of the same {subject.renderer.noun}: what stood there, and what the model holds likely."
+    return page.card(name, page.sheet([drawing], subject.renderer.layout, f"{name}: {caption}"), caption, wide=True)
 
 
 def _no_content(subject: Subject) -> str:
@@ -158,17 +180,19 @@ def masks(subjects: Sequence[Subject]) -> Section:
 
 def _draws(subject: Subject, name: str) -> str:
     content, visible = subject.masks()
-    hidden = 1 - visible.float().mean(1)
+    real = _real(content)[:1].expand_as(visible)
+    hidden = 1 - (visible & real).sum(1) / real.sum(1).clamp(min=1)
     if subject.renderer.layout == "blocks":  # a drawing is wide: one holds them all
         all_ = torch.ones_like(visible[:1])
-        panels = [Panel("one sample, and what each draw leaves", content[[0] * (len(visible) + 1)],
-                        torch.cat([all_, visible]))]  # fmt: skip
+        rows = [0] * (len(visible) + 1)
+        panels = [Panel("one sample, and what each draw leaves", content[rows], torch.cat([all_, visible]),
+                        edges=subject.joined(rows))]  # fmt: skip
     else:
         panels = [Panel("original", content[:1])]
         panels += [Panel(f"draw {n + 1}", content[:1], v[None]) for n, v in enumerate(visible)]
     part = subject.run.recipe.mask
     how = f"{hidden.min():.0%}" if hidden.min() == hidden.max() else f"{hidden.min():.0%} to {hidden.max():.0%}"
-    tokens = visible.shape[1]
+    tokens = int(real[0].sum())
     caption = f"{part!r}: {how} of {tokens} {subject.renderer.unit} hidden in each of {len(visible)} draws."
     return drawn(subject, name, panels, caption)
 
@@ -180,7 +204,8 @@ def features(subjects: Sequence[Subject]) -> Section:
     maps = each(subjects, "Map", _maps)
     near, norms = each(subjects, "Nearest neighbours", _nearest), each(subjects, "Token norms", _norms)
     shown = [_spectrum(subjects), *near, *norms]
-    intro = "Frozen features of random samples, pooled by their mean over tokens, nothing hidden."
+    intro = "Frozen features of random samples, pooled by their mean over tokens (of one sample, those of its tokens), "
+    intro += "nothing hidden."
     return Section("Features", intro, page.cards(*maps, *shown))
 
 
@@ -196,7 +221,7 @@ def _maps(subject: Subject, name: str) -> str:
 
     pca = PCA(2, random_state=0).fit(x)
     share = pca.explained_variance_ratio_.sum()
-    words = f"{len(x)} samples, {coloured}; the two axes hold {share:.0%} of the variance."
+    words = f"{len(x)} {subject.counted}, {coloured}; the two axes hold {share:.0%} of the variance."
     made = page.card(f"{name}, PCA", plots.cloud(pca.transform(x), groups, names, alt=f"Scatter plot. {words}"), words)
     if len(x) < FEWEST_TSNE:
         why = f"t-SNE needs at least {FEWEST_TSNE} samples, and there are {len(x)}; give more with --source."
@@ -205,7 +230,7 @@ def _maps(subject: Subject, name: str) -> str:
 
     perplexity = min(30.0, (len(x) - 1) / 3)
     places = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(x)
-    words = f"The same samples, {coloured}, perplexity {perplexity:.0f}; only neighbourhoods mean something."
+    words = f"The same {subject.counted}, {coloured}, perplexity {perplexity:.0f}; only neighbourhoods mean something."
     if y is not None and (y >= 0).sum() > 1:
         words += f" {100 * _agree(subject.trained[0], y):.0f} % of nearest neighbours share a label."
     return made + page.card(f"{name}, t-SNE", plots.cloud(places, groups, names, alt=f"Scatter plot. {words}"), words)
@@ -244,19 +269,23 @@ def _spectrum(subjects: Sequence[Subject]) -> str:
 
 def _nearest(subject: Subject, name: str) -> str:
     x = torch.nn.functional.normalize(standardised(subject.trained[0]), dim=1)
+    if subject.places is not None:
+        raise Missing("there is one sample only, which has no neighbours to be drawn")
     if len(x) < 3:
         raise Missing(f"neighbours need at least 3 samples, the data have {len(x)}")
     count = min(NEAREST, len(x) - 1)
     near = (x @ x.T).fill_diagonal_(-torch.inf).topk(count).indices  # n count
     asked = _queries(subject.labels, len(x), subject.renderer.samples)
     content = subject.content
-    panels = [Panel("query", content[asked])]
-    panels += [Panel(ORDINALS[k], content[near[asked, k]]) for k in range(count)]
+    panels = [Panel("query", content[asked], edges=subject.joined(asked))]
+    panels += [
+        Panel(ORDINALS[k], content[near[asked, k]], edges=subject.joined(near[asked, k])) for k in range(count)
+    ]
     caption = f"By the cosine of standardised features, among {len(x)} random samples."
     y = subject.labels
     if y is not None:
         same = (y[near] == y[:, None])[y >= 0].float().mean()
-        raw = content.float().flatten(1).nan_to_num()
+        raw = subject.raw
         caption += (
             f" {same:.0%} of the {count} nearest have the query's label; the very nearest has it in "
             f"{_agree(subject.trained[0], y):.0%} of all samples, by raw input in {_agree(raw, y):.0%}."
@@ -276,7 +305,9 @@ def _norms(subject: Subject, name: str) -> str:
         f"How far each token's code is from the mean code, from {away.min():.2f} (dark blue) to {away.max():.2f} "
         f"(yellow): where the encoder finds something out of the ordinary. Mean {away.mean():.2f}."
     )
-    return drawn(subject, name, [Panel("original", content), Panel("distance", content, values=away)], caption)
+    edges = subject.joined(slice(few))
+    panels = [Panel("original", content, edges=edges), Panel("distance", content, values=away, edges=edges)]
+    return drawn(subject, name, panels, caption)
 
 
 def standardised(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from anymask.run import EVALUATION, Run
 from anymask.table import Table
 from anymask.train import history, measure, metrics, planning, watch
 
-from .renderer import Renderer, contents, marked, part_of, renderer_of, stream_of
+from .renderer import Renderer, contents, edges_of, marked, part_of, renderer_of, stream_of
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 DRAWS = 8  # masks of one sample
@@ -109,16 +109,36 @@ class Subject:
         schema = planning.cropped(self.run.schema, self.model)
         return measure.first_batch(self.source.subset(chosen), schema, self.samples)
 
+    @cached_property
+    def places(self) -> Tensor | None:
+        """Where there is one sample only (a graph): the tokens whose features are looked at in place of samples."""
+        if len(self.batch["index"]) > 1:
+            return None
+        valid = self.model.tokenizer(self.batch).valid
+        count = self.content.shape[1] if valid is None else int(valid.sum())
+        return watch.spread_out(count, self.samples)
+
+    @property
+    def counted(self) -> str:
+        """What features are of."""
+        return "samples" if self.places is None else self.renderer.unit
+
     @property
     def labels(self) -> Tensor | None:
-        """(n,) of the batch, -1 = none; None without two classes."""
+        """(n,) of what features are of, -1 = none; None without two classes."""
         found = self.batch.get("label")
+        if self.places is not None:
+            tokens = self.source.token_labels if self.source else None
+            found = None if tokens is None else torch.from_numpy(tokens.labels[0])[self.places]
         return None if found is None or len(found[found >= 0].unique()) < 2 else found
 
     @property
     def label_names(self) -> list[str]:
         assert self.labels is not None and self.source is not None
-        return self.source.label_names or [str(i) for i in range(int(self.labels.max()) + 1)]
+        names = self.source.label_names
+        if self.places is not None and self.source.token_labels is not None:
+            names = self.source.token_labels.names
+        return names or [str(i) for i in range(int(self.labels.max()) + 1)]
 
     def few(self, count: int | None = None) -> dict[str, Tensor]:
         """The first samples of the batch: as many as a panel holds."""
@@ -126,11 +146,11 @@ class Subject:
 
     @torch.no_grad()
     def codes(self, model: Model) -> tuple[Tensor, Tensor]:
-        """Pooled features (n, D), and codes of the tokens of the first samples (B, N, D), of `model`."""
+        """Features (n, D), pooled or of `places`, and codes of all tokens of the first samples (B, N, D)."""
         pooled, first = [], None
         for start in range(0, len(self.batch["index"]), CHUNK):
             latent = model.embed({name: tensor[start : start + CHUNK] for name, tensor in self.batch.items()})
-            pooled.append(latent.mean())
+            pooled.append(latent.mean() if self.places is None else latent.x[0, self.places].float())
             first = latent.x.float() if first is None else first
         assert first is not None
         return torch.cat(pooled), first
@@ -147,6 +167,20 @@ class Subject:
     def content(self) -> Tensor:
         """(n, N, D) the tokens of all samples of the batch, NaN where not valid."""
         return marked(self.model.tokenizer(self.batch), stream_of(self.model))
+
+    @cached_property
+    def edges(self) -> Tensor | None:
+        """(n, E, 2) the edges of all samples of the batch, see `Panel`."""
+        return edges_of(self.model.tokenizer(self.batch))
+
+    def joined(self, rows: Any) -> Tensor | None:
+        """The edges of some samples of the batch."""
+        return None if self.edges is None else self.edges[rows]
+
+    @cached_property
+    def raw(self) -> Tensor:
+        """(n, D) the same without an encoder, see `history.plain`."""
+        return history.plain(self.model, self.model.tokenizer(self.batch)).nan_to_num()
 
     def step(self, model: Model | None = None, batch: dict[str, Tensor] | None = None) -> Step:
         """A whole step without learning."""
@@ -182,12 +216,15 @@ class Subject:
         return made
 
     def hidden(self, model: Model | None = None) -> float:
-        """The share of tokens that is really hidden: a mask may keep some whatever its ratio says."""
+        """The share of real tokens that is really hidden: a mask may keep some whatever its ratio says."""
         model = model or self.model
         batch = {name: tensor[:JUDGED] for name, tensor in self.batch.items()}
         with watch.evaluating(model):
             step = model.hide(batch)
-        return round(1 - step.mask.visible.float().mean().item(), 2)
+        visible, of, valid = step.mask.visible, step.mask.keep_of, step.tokens.valid
+        real = valid if valid is None or of is None or of.ndim == 2 else valid[of]
+        shown = visible if real is None or real.shape != visible.shape else visible[real]
+        return round(1 - shown.float().mean().item(), 2)
 
     def errors(self, model: Model) -> watch.Errors:
         """Errors of the model and of the best constant on the first samples of the batch."""

@@ -1,10 +1,11 @@
 """history.npz: what a model makes of a few fixed samples, and what its features are worth, at some moments of training.
 
-step (T,) with effective rank and spread of the features (T,); `neighbour` (T,), where there are labels: the share of
-`labelled` training samples whose nearest other one (by the cosine of the features) has the same label, and
-`neighbour_raw`, the same by raw input; content (S, N, D) of the fixed samples as tokens, NaN where not valid, which
-of it is `visible` (S, N), `predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the
-target is the content. Masks and samples are the same at all moments.
+step (T,) with effective rank and spread of the features (T,), those of tokens where there is one sample only;
+`neighbour` (T,), where there are labels: the share of `labelled` training samples whose nearest other one (by the
+cosine of the features) has the same label, and `neighbour_raw`, the same by raw input; content (S, N, D) of the fixed
+samples as tokens, NaN where not valid, which of it is `visible` (S, N), `edges` (S, E, 2) where tokens have edges,
+`predicted` (T, S, N, D) half precision with the places it is for, `known` (S, N), where the target is the content.
+Masks and samples are the same at all moments.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 from anymask.data import Schema, Source
-from anymask.engine import Model
-from anymask.reports.renderer import contents
+from anymask.engine import Model, Tokens
+from anymask.reports.renderer import contents, edges_of, part_of, stream_of
 from anymask.run import write_atomically
 
 from . import watch
@@ -75,7 +76,7 @@ class History:
 
     def _features(self, model: Model, batch: dict[str, Tensor]) -> None:
         chunks = [{k: v[i : i + CHUNK] for k, v in batch.items()} for i in range(0, len(batch["index"]), CHUNK)]
-        x = torch.cat([model.embed(chunk).mean().float() for chunk in chunks])
+        x = torch.cat([watch.compared(model.embed(chunk)).float() for chunk in chunks])
         found = watch.diversity(x)
         self._add("rank", np.float32(found.rank))
         self._add("spread", np.float32(found.spread))
@@ -86,7 +87,7 @@ class History:
         self.kept["labelled"] = np.asarray(known.sum().item())
         if "neighbour_raw" not in self.kept:
             tokens = [model.tokenizer(chunk) for chunk in chunks]
-            raw = torch.cat([torch.cat([s.float().flatten(1) for s in t.x.values()], 1) for t in tokens])
+            raw = torch.cat([plain(model, t) for t in tokens])
             agreed = neighbours_agree(raw.nan_to_num()[known], label[known])
             self.kept["neighbour_raw"] = np.asarray(agreed, dtype=np.float32)
         self._add("neighbour", np.float32(neighbours_agree(x[known], label[known])))
@@ -97,7 +98,12 @@ class History:
         if 2 * MOMENTS * content[0].numel() > 8 * BYTES:  # one large graph: its predictions would outweigh the run
             return
         keep = int(min(len(content), max(1, BYTES // (2 * MOMENTS * content[0].numel()))))
-        half = lambda x: x[:keep].cpu().numpy().astype(np.float16 if x.is_floating_point() else x.cpu().numpy().dtype)
+        edges = edges_of(model.tokenizer(few))
+        if edges is not None:
+            self.kept["edges"] = edges[:keep].cpu().numpy().astype(np.int32)
+        # Half precision, but for numbers of classes, which it does not hold.
+        kind = np.float16 if model.tokenizer.streams[stream_of(model)] > 0 else np.float32
+        half = lambda x: x[:keep].cpu().numpy().astype(kind if x.is_floating_point() else x.cpu().numpy().dtype)
         self.kept.update(content=half(content), visible=half(visible))
         if made is not None:
             self.kept["known"] = half(made[1])
@@ -107,6 +113,19 @@ class History:
         """One more moment of `name`."""
         one = np.asarray(value)[None]
         self.kept[name] = np.concatenate([self.kept[name], one]) if name in self.kept else one
+
+
+def plain(model: Model, tokens: Tokens) -> Tensor:
+    """(B, D) raw input: the content of all tokens side by side, of streams of integers how often each class occurs."""
+    parts = []
+    for name, x in tokens.x.items():
+        if x.is_floating_point():
+            parts.append(x.flatten(1))
+            continue
+        real = torch.ones(x.shape) if tokens.valid is None else tokens.valid[:, part_of(tokens, name)].float()
+        counts = torch.zeros(len(x), -model.tokenizer.streams[name], device=x.device)
+        parts.append(counts.scatter_add_(1, x, real.to(x.device)))
+    return torch.cat([part.float() for part in parts], 1)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

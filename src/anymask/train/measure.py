@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anymask.data import Schema, Source, training_loader
+from anymask.data.loader import aligned
+from anymask.data.training import lengths_of
 from anymask.engine import Model
 
 BYTES_PER_PARAMETER = 16  # fp32 weight, gradient and AdamW's two moments
@@ -22,6 +25,14 @@ def first_batch(source: Any, schema: Schema, n: int) -> dict[str, Tensor]:
         source = source.subset(range(min(n, len(source))))
         n = len(source)
     return next(iter(training_loader(source, schema, batch_size=n, steps=1, seed=0, workers=0)))
+
+
+def longest_batch(source: Any, schema: Schema, n: int) -> dict[str, Tensor]:
+    """As `first_batch` with the longest samples, where samples vary in length."""
+    lengths = lengths_of(aligned(source, schema), schema) if isinstance(source, Source) else None
+    if lengths is not None:
+        source = source.subset(np.argsort(-lengths, kind="stable")[:n])
+    return first_batch(source, schema, n)
 
 
 def activation_bytes(model: Model, batch: dict[str, Tensor], precision: str) -> tuple[float, float]:

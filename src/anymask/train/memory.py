@@ -13,6 +13,7 @@ from anymask.recipe import Recipe, Size
 from anymask.run import fresh
 
 from . import planning
+from .optim import default_clip
 from .planning import Plan, plan
 from .pretraining import make_loader
 from .progress import Progress
@@ -33,7 +34,7 @@ def pretrain_model(
     batch_size: int | str = "auto",
     precision: str = "auto",
     changes: dict[str, Any] | None = None,
-    clip: float = 1.0,
+    clip: float | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[Model, Plan]:
@@ -56,6 +57,7 @@ def pretrain_model(
         for what, value in made.rows():
             if what != "output":
                 talk.say(f"{what:>14}  {value}")
+        clip = default_clip(made.recipe.optimiser) if clip is None else clip
         settings = {**made.settings(), "seed": seed, "clip": clip, "compile": False}
         return _trained(made.recipe, made, settings, talk), made
 

@@ -63,3 +63,9 @@ def adam(model: Model, *, batch_size: int, lr: float = 1e-3, weight_decay: float
     """Adam (arXiv:1412.6980) with one rate for all parameters; `weight_decay` is the L2 penalty of all of them.
     Neither follows `batch_size`: a graph's nodes are many samples already."""
     return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=weight_decay)
+
+
+def default_clip(optimiser: Any) -> float:
+    """The largest norm of the gradient where none is asked for: 1. With `adam` any, since it adds its penalty to a
+    gradient that has been clipped already, and would outweigh it where gradients are large."""
+    return 0.0 if getattr(optimiser, "part", None) is adam else 1.0

@@ -11,6 +11,8 @@ import torch
 
 from anymask.data import Schema, infer_schema, open_source
 from anymask.data.kind import Kind, kind_of
+from anymask.data.loader import aligned
+from anymask.data.training import lengths_of, padding_share
 from anymask.engine import Model
 from anymask.recipe import SIZES, P, Recipe, RecipeError, Size, catalogue, find
 from anymask.train.optim import adamw, warmup_cosine
@@ -26,7 +28,8 @@ from .progress import duration
 class Plan:
     """A run before it starts.
 
-    `batch_size` is of one micro-step on one device; `batch` counts all devices and accumulated micro-steps. `lr` is the
+    `batch_size` is of one micro-step on one device; `batch` counts all devices and accumulated micro-steps. `padding`
+    is the share of padded positions where samples vary in length, and what it would be in random batches. `lr` is the
     peak rate. `memory` is in bytes, and `memory_how` says how it was found. `seconds` is None unless a trial was asked
     for. `notes` are facts that a person may want to act on.
     """
@@ -42,6 +45,7 @@ class Plan:
     devices: int
     steps: int
     epochs: float | None
+    padding: tuple[float, float] | None
     precision: str
     precision_why: str
     lr: float
@@ -64,7 +68,7 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """What training keeps to."""
-        names = ("steps", "epochs", "batch_size", "accumulate", "devices", "precision", "lr")
+        names = ("steps", "epochs", "batch_size", "accumulate", "devices", "precision", "lr", "padding")
         return {name: getattr(self, name) for name in names}
 
     def rows(self) -> list[tuple[str, str]]:
@@ -86,6 +90,9 @@ class Plan:
             ("memory", f"{self.memory / 2**20:,.0f} MiB ({self.memory_how})"),
             ("output", str(self.out)),
         ]
+        if self.padding is not None:
+            here, random = (f"{share:.1%}" for share in self.padding)
+            rows.append(("padding", f"{here} of positions, in batches of similar lengths ({random} in random ones)"))
         if self.seconds is not None:
             rows.append(("expected time", f"{duration(self.seconds)} (a few steps tried on this machine)"))
         return rows + [("note", note) for note in self.notes]
@@ -136,7 +143,7 @@ def plan(
         model = build(made, schema, widths)
         crop = cropped(schema, model)
         kind, why = choose(precision, widths.width)
-        sample = measure.first_batch(source, crop, 2)
+        sample = measure.longest_batch(source, crop, 2)
         kept = measure.activation_bytes(model, sample, kind)
         chosen, notes = _batch(batch_size, schema.count, devices, model, kept)
         batch = chosen * accumulate * devices
@@ -162,6 +169,7 @@ def plan(
         devices=devices,
         steps=count,
         epochs=epochs_,
+        padding=_padding(source, crop, chosen * devices),
         precision=kind,
         precision_why=why,
         lr=max(group["lr"] for group in optimiser.param_groups),
@@ -174,6 +182,11 @@ def plan(
         out=folder,
         notes=(*_left_out(source), *notes, *_augment_notes(made, crop)),
     )
+
+
+def _padding(source: Any, schema: Schema, batch: int) -> tuple[float, float] | None:
+    lengths = None if source.count is None else lengths_of(aligned(source, schema), schema)
+    return None if lengths is None else padding_share(lengths, batch)
 
 
 def _left_out(source: Any) -> tuple[str, ...]:

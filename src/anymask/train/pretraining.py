@@ -23,6 +23,7 @@ from . import folder, history, planning, state
 from .errors import Interrupted, TrainError
 from .loggers import check_loggers, make_loggers
 from .measure import first_batch
+from .optim import default_clip
 from .planning import Plan, plan
 from .progress import Progress
 from .quiet import quiet
@@ -37,7 +38,7 @@ FROZEN: dict[str, Any] = {
     "precision": "auto",
     "compile": False,
     "seed": 0,
-    "clip": 1.0,
+    "clip": None,
     "devices": 1,
     "init": None,
 }
@@ -58,7 +59,7 @@ def pretrain(
     overwrite: bool = False,
     precision: str = "auto",
     compile: bool = False,
-    clip: float = 1.0,
+    clip: float | None = None,
     seed: int = 0,
     probe_labels: Sequence[int | str] | None = (1, 5, 10),
     changes: dict[str, Any] | None = None,
@@ -74,6 +75,10 @@ def pretrain(
     window: int | None = None,
     stride: int | None = None,
     parts: str | Sequence[float] | None = None,
+    text: str | None = None,
+    tokenizer: Any = None,
+    vocabulary: int | None = None,
+    cased: bool = False,
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
@@ -87,25 +92,26 @@ def pretrain(
 
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
-            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `kind`, `window`, `stride` and `parts` go
-            there.
+            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `kind`, `window`, `stride`, `parts`,
+            `text`, `tokenizer`, `vocabulary` and `cased` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
-            mae for images, remasker for tables.
-        size: name or Size; None = "nano" up to 16 pixels, else "tiny"; "micro" for tables.
-        epochs: passes over the data; None = about 400,000 images or 1,000,000 rows in all. `steps` (optimiser steps) in
-            its place.
+            mae for images, remasker for tables, bert for texts.
+        size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
+        epochs: passes over the data; None = about 400,000 images or texts, or 1,000,000 rows in all. `steps`
+            (optimiser steps) in its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or
             64 below 2,000 samples, less where the memory asks for it.
-        init: what to take weights from: a run folder, a .safetensors file, or a Hugging Face ViT-MAE folder, whose
-            size and patch are then the default.
+        init: what to take weights from: a run folder, a .safetensors file, or the folder of a Hugging Face
+            ViT-MAE or BERT, whose size (and patch) are then the default.
         out: the run folder; None = runs/<recipe>-<source>-<n>.
         resume: go on with the run in `out`; its own recipe, schema and settings hold.
         overwrite: replace the run in `out`.
         precision: "auto", "bf16" (autocast, fp32 weights) or "fp32".
-        clip: largest norm of the gradient; 0 = any.
+        clip: largest norm of the gradient; 0 = any; None = 1, where the optimiser bears it (see `default_clip`).
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
-        image_size: pixels in training, one side or (H, W); points of a cloud, moments of a series.
+        image_size: pixels in training, one side or (H, W); points of a cloud, moments of a series, the most tokens of a
+            text.
         workers: loader processes.
         loggers: names of Lightning loggers ("tensorboard"), or such objects, beside metrics.csv.
         progress: False = quiet.
@@ -119,8 +125,9 @@ def pretrain(
     check_loggers(loggers)
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
-    cut = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
-    opening |= {name: value for name, value in cut.items() if value is not None}
+    asked = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
+    asked |= dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased or None)
+    opening |= {name: value for name, value in asked.items() if value is not None}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))
         given = dict(zip(FROZEN, values, strict=True))
@@ -137,6 +144,7 @@ def pretrain(
         )  # fmt: skip
         for what, value in made.rows():
             talk.say(f"{what:>14}  {value}")
+        clip = default_clip(made.recipe.optimiser) if clip is None else clip
         frozen = dict(seed=seed, clip=clip, compile=compile, init=init and str(init))
         run, data = _begin(made, source, opening, frozen, overwrite), made.source
     options = dict(workers=workers, loggers=loggers, save_minutes=save_minutes)

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anymask.engine import Model, Step, scored
+from anymask.engine import Latent, Model, Step, scored
 
 PROBE = 64  # samples of the fixed batch
+TOKENS = 512  # of one sample, in place of samples
 FEWEST = 8  # samples that spread and rank are measured on, at least
 
 
@@ -116,9 +117,23 @@ def starving(waited: float, elapsed: float) -> str | None:
 
 
 def features(model: Model, batch: dict[str, Tensor]) -> Features:
-    """Spread and effective rank of the pooled features; (nan, nan), which says nothing, for fewer than `FEWEST` samples
-    and for features that are not finite."""
-    return diversity(model.embed(batch).mean())
+    """Spread and effective rank of the features (see `compared`); (nan, nan), which says nothing, for fewer than
+    `FEWEST` of them and for features that are not finite."""
+    return diversity(compared(model.embed(batch)))
+
+
+def compared(latent: Latent) -> Tensor:
+    """(n, D) features that ought to differ: of samples, pooled; where there is one sample only (a graph), of its
+    tokens, `TOKENS` of them at most."""
+    if len(latent.x) > 1:
+        return latent.mean()
+    x = latent.x[0] if latent.ok is None else latent.x[0][latent.ok[0]]
+    return x[spread_out(len(x), TOKENS)].float()
+
+
+def spread_out(count: int, most: int) -> Tensor:
+    """Numbers of `most` of `count` things, evenly apart."""
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).long()
 
 
 def diversity(x: Tensor) -> Features:
@@ -140,7 +155,8 @@ def compare(model: Model, step: Step) -> Errors:
         head = model.target.heads[name]
         ok = scored(step, head)
         ok = torch.ones_like(error, dtype=torch.bool) if ok is None else ok
-        best = _constant(model.losses[name], step.pred[name], step.goal[name], ok)
+        known = getattr(model.target, "constants", {}).get(name)
+        best = _constant(model.losses[name], step.pred[name], step.goal[name], ok, known)
         if best is None:
             continue
         ours += head.weight * error[ok].mean().item()
@@ -154,25 +170,29 @@ def constant_loss(model: Model, step: Step) -> float | None:
     for name, error in step.error.items():
         ok = scored(step, model.target.heads[name])
         ok = torch.ones_like(error, dtype=torch.bool) if ok is None else ok
-        best = _constant_errors(model.losses[name], step.pred[name], step.goal[name], ok)
+        known = getattr(model.target, "constants", {}).get(name)
+        best = _constant_errors(model.losses[name], step.pred[name], step.goal[name], ok, known)
         if best is None:
             return None
         errors[name] = best
     return model.total(step._replace(error=errors, aux={})).item() if errors else None
 
 
-def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> float | None:
+def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None) -> float | None:
     """Mean error over scored tokens of the best of a few constants; None where nothing is scored."""
-    errors = _constant_errors(loss, pred, goal, ok)
+    errors = _constant_errors(loss, pred, goal, ok, known)
     return None if errors is None else errors[ok].mean().item()
 
 
-def _constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor) -> Tensor | None:
-    """Error of each token (Q, M) by the best, over scored tokens, of a few constants; None where nothing is scored."""
+def _constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None) -> Tensor | None:
+    """Error of each token (Q, M) by the constant that the target knows from the training data or, where it knows none,
+    by the best, over scored tokens, of a few constants; None where nothing is scored."""
     if not ok.any():
         return None
     chosen = goal[ok]  # T D, or T
-    if goal.ndim == pred.ndim:
+    if known is not None:  # as with more classes than scored tokens, where the best constant would be fitted to these
+        constants = [known.float()]
+    elif goal.ndim == pred.ndim:
         chosen = chosen.float()  # NaN where a goal has no value: a set of fewer points than others
         constants = [chosen.nanmean(0).nan_to_num(), chosen.nanmedian(0).values.nan_to_num()]
     elif not goal.is_floating_point():

@@ -1,4 +1,4 @@
-"""Weights to begin with: from another run, a safetensors file, or a Hugging Face ViT-MAE folder."""
+"""Weights to begin with: from another run, a safetensors file, or the folder of a Hugging Face ViT-MAE or BERT."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def is_hugging_face(path: str | Path) -> bool:
 def shape_of(init: str | Path) -> tuple[Size, dict[str, Any]]:
     """Size and changes of the recipe that make a model fit the weights of a Hugging Face model."""
     made = from_hugging_face(init)
-    changes = {"tokenizer.patch": made.recipe.tokenizer.args["patch"], "positions": made.recipe.positions}
+    changes: dict[str, Any] = {}
+    if "patch" in made.recipe.tokenizer.args:
+        changes = {"tokenizer.patch": made.recipe.tokenizer.args["patch"], "positions": made.recipe.positions}
     if "mlp_ratio" in made.recipe.encoder.args:
         changes["encoder.mlp_ratio"] = made.recipe.encoder.args["mlp_ratio"]
     return made.size, changes

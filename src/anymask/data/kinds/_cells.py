@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays import one_a_sample
 from ..errors import DataError, some
+from ..labels import classes_or_numbers
+from ..options import Options
+from ..source import Source, canonical_split
 
 # What stands for a missing cell, in any case: what pandas takes for it, and what UCI's and R's files hold.
 MISSING = frozenset(
@@ -19,6 +25,9 @@ MISSING = frozenset(
 )
 BOOLEAN = {"true": 1.0, "false": 0.0}
 DELIMITERS = (",", ";", "\t", "|")
+SPLITS = ("train", "test", "validation")
+SENTENCE = 3.0  # words that the cells of a column of texts hold, in the mean
+LOOKED_AT = 1_000  # rows that decide whether a column is one of texts
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -79,7 +88,8 @@ def _header(path: Path) -> tuple[list[str], str]:
         raise DataError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from error
     if not line.strip():
         raise DataError(f"{path} is empty")
-    delimiter = max(DELIMITERS, key=line.count)
+    tabs = path.suffix.lower() == ".tsv" and "\t" in line
+    delimiter = "\t" if tabs else max(DELIMITERS, key=line.count)
     return [cell.strip() for cell in next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter))], delimiter
 
 
@@ -201,10 +211,13 @@ def numeric(columns: list[Raw], where: str, *, strict: bool) -> tuple[list[Raw],
             raise DataError(f"{where} has columns of text ({names}); only numbers are read: leave them out with "
                             f"ignore={text[:8]} (--ignore), or turn them into numbers")
         notes.append(f"columns of text are left out, only numbers are read: {names}")
+        prose = next((column.name for column in columns if column.name in text and is_prose(column)), None)
+        notes += [f"text={prose!r} (--text) reads the sentences of that column instead"] if prose else []
     if len(kept) < 2:
         have = some([f"'{column.name}'" for column in kept], 1) or "none"
         raise DataError(f"{where} has fewer than two columns of numbers (it has: {have}); a cell is predicted from the "
-                        f"others of its row, so give a table with two or more")
+                        f"others of its row, so give a table with two or more, or name the column of texts: text= "
+                        "(--text)")
     return kept, notes
 
 
@@ -237,3 +250,63 @@ def _finite(column: Raw, where: str) -> Raw:
                         f"{len(bad):,} of {len(column):,} rows (first: row {int(bad[0]) + 1}); empty those cells, "
                         f"which makes them missing, or take the logarithm")
     return column
+
+
+def is_prose(column: Raw) -> bool:
+    """Whether cells are sentences, judged by the first ones."""
+    cells = [cell for cell in islice(column.text or (), LOOKED_AT) if cell is not None]
+    return bool(cells) and sum(len(cell.split()) for cell in cells) >= SENTENCE * len(cells)
+
+
+# Which columns say something of the rows: label, group, split.
+
+
+class Marks(NamedTuple):
+    """What columns say of the rows, and these columns."""
+
+    labels: np.ndarray | None
+    names: list[str] | None
+    targets: np.ndarray | None
+    groups: np.ndarray | None
+    splits: Raw | None
+    columns: list[Raw]
+
+
+def marks_of(columns: list[Raw], options: Options, where: str) -> Marks:
+    """The label (the one asked for, else the column `label`), the group and the column `split` of words."""
+    label, used = options.label, list[Raw]()
+    if label is None and any(column.name == "label" for column in columns):
+        label = "label"
+    numbers = names = targets = groups = None
+    if label is not None:
+        numbers, names, targets = classes_or_numbers(_one_each(columns, label, "label", where, used))
+    if options.group is not None:
+        groups = np.array([str(v) for v in _one_each(columns, options.group, "group", where, used)])
+    splits = next((c for c in columns if c.name.lower() == "split" and c.text is not None and c not in used), None)
+    return Marks(numbers, names, targets, groups, splits, [*used, splits] if splits is not None else used)
+
+
+def _one_each(columns: list[Raw], asked: Any, what: str, where: str, used: list[Raw]) -> Any:
+    """Values of a column by name, which is then used, or as they are given."""
+    if not isinstance(asked, (str, int)):
+        return one_a_sample(asked, len(columns[0]), f"{what}s", where)
+    column = taken(columns, asked, f"{what}=", where)
+    used.append(column)
+    return column.values
+
+
+def splitted(source: Source, splits: Raw | None, options: Options, again: Callable[[Options], Any]) -> Source:
+    """One split of a source with a column `split` that says for each row which; training by default. `again` opens
+    another one."""
+    if splits is None:
+        if options.split is not None:
+            raise DataError(f"{source.name} has no split '{options.split}': it has no column split; open it without "
+                            "split=, or make one: split_source(source)")
+        return source
+    each = [canonical_split(cell or "train") for cell in splits.text or ()]
+    there = [s for s in dict.fromkeys((*SPLITS, *each)) if s in each]
+    split = canonical_split(options.split) if options.split else there[0]
+    if split not in there:
+        raise DataError(f"{source.name} has no split '{options.split}'; there are: {', '.join(there)}")
+    chosen = source.subset(np.flatnonzero(np.array(each)[source.rows] == split))
+    return chosen.with_splits(split, {s: partial(again, replace(options, split=s)) for s in there})

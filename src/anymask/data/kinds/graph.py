@@ -46,6 +46,7 @@ class GraphColumn(Column):
 
 class GraphKind(Kind):
     name = "graph"
+    varies = True  # in the number of nodes
     endings: frozenset[str] = frozenset()
     recipe = "graphmae"
     samples_seen, most_epochs = 50_000, 1500  # one graph: 1,500 steps (GraphMAE's of Cora)
@@ -93,7 +94,7 @@ class GraphKind(Kind):
     def natural(self, value: Graph, field: Field, limit: int) -> Graph:
         return self.fit(value, field, None, None)
 
-    def pad(self, values: Sequence[Graph], multiple: int) -> tuple[Tensor, Tensor | None]:
+    def pad(self, values: Sequence[Graph], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """(B, N, F), NaN in the places of nodes that a graph does not have."""
         if len(values) == 1:
             return torch.from_numpy(values[0].x)[None], None
@@ -101,9 +102,6 @@ class GraphKind(Kind):
         for row, value in zip(out, values):
             row[: len(value.x)] = value.x
         return torch.from_numpy(out), None
-
-    def stack(self, values: Sequence[Graph | None], field: Field) -> tuple[Tensor, Tensor | None]:
-        return self.pad(values, 1)  # type: ignore[arg-type]  # no source of graphs lacks one
 
     def beside(self, values: Sequence[Graph]) -> dict[str, Tensor]:
         """`edges` (B, E, 2) int64, -1 where a graph has fewer, and `edge_attr` (B, E, A) where there are attributes."""

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..augment import Compose, Cover, FitSize, RandomCrop, RandomResizedCrop, resize
-from ..collate import padded
+from ..collate import pad_grid
 from ..columns import ArrayColumn, Blobs, Column
 from ..errors import DataError, SchemaError, Unreadable, some
 from ..kind import Blob, Kind, Meter, Settled
@@ -89,6 +89,7 @@ class ObjectReader:
 
 class ImageKind(Kind):
     name = "image"
+    elastic = True
     endings = ENDINGS
     recipe = "mae"
     on_grid = True
@@ -158,7 +159,7 @@ class ImageKind(Kind):
         return resize(value, (h, w))
 
     def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        return padded(values, multiple)
+        return pad_grid(values, multiple)
 
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
         if trained.shape[0] != given.shape[0]:

@@ -112,14 +112,22 @@ class Windows(Column):
     def raw(self, row: int) -> bytes:
         """Of a sweep's first window the whole sweep, so that a fingerprint reads each sweep once."""
         number, window = divmod(row, len(self.centres))
-        return self.sweep(number).tobytes() if window == 0 else b""
+        if window:
+            return b""
+        sweep = self.sweeps[number]
+        return sweep.tobytes() if isinstance(sweep, np.ndarray) else sweep.read_bytes()
+
+    def nbytes(self, row: int) -> int:
+        number, window = divmod(row, len(self.centres))
+        sweep = self.sweeps[number]
+        return 0 if window else sweep.nbytes if isinstance(sweep, np.ndarray) else sweep.stat().st_size
 
 
 class LidarKind(Kind):
     name = "lidar"
     endings = frozenset({ENDING})
     recipe = "voxel-mae-lidar"
-    samples_seen, most_epochs = 200_000, 100
+    samples_seen, most_epochs = 20_000, 100
 
     def open(self, spec: Any, options: Options) -> Source | None:
         if isinstance(spec, (str, os.PathLike)):
@@ -178,7 +186,7 @@ class LidarKind(Kind):
     def natural(self, value: Value, field: Field, limit: int) -> Value:
         return self.fit(value, field, None, None)
 
-    def pad(self, values: Sequence[Value], multiple: int) -> tuple[Tensor, Tensor | None]:
+    def pad(self, values: Sequence[Value], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return tensor(np.stack(values)), None
 
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
@@ -213,6 +221,9 @@ class LidarKind(Kind):
 
     def augmentable(self, field: Field) -> str:
         return ""
+
+    def model_size(self, field: Field) -> str:
+        return "nano"
 
 
 def _heights(window: Tensor, field: Field) -> Tensor:
@@ -324,10 +335,12 @@ def _open_folder(root: Path, options: Options) -> Source | None:
 def _holds_sweeps(root: Path) -> bool:
     """Whether there is a .bin file in a folder, or in one below it that is called as a split or as KITTI does it:
     without walking through all there is."""
-    below = [path for path in root.iterdir() if canonical_split(path.name) in (*SPLITS, "velodyne") and path.is_dir()] \
-        if os.access(root, os.R_OK | os.X_OK) else []
-    return any(path.suffix.lower() == ENDING for folder in (root, *below) if os.access(folder, os.R_OK | os.X_OK)
-               for path in folder.iterdir())
+    try:
+        below = [path for path in root.iterdir() if canonical_split(path.name) in (*SPLITS, "velodyne")]
+        folders = [root, *(path for path in below if path.is_dir())]
+        return any(path.suffix.lower() == ENDING for folder in folders for path in folder.iterdir())
+    except PermissionError:  # the opener of folders says what mends it
+        return False
 
 
 def _split(root: Path, options: Options, split: str) -> Source:

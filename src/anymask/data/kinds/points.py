@@ -87,6 +87,9 @@ class CloudColumn(Column):
     def read(self, row: int) -> Value | None:
         return checked(self.clouds[row], f"cloud {row}")
 
+    def raw(self, row: int) -> bytes:
+        return self.clouds[row].tobytes()
+
 
 class _Fewer(Column):
     """The first channels of another column's clouds."""
@@ -109,7 +112,7 @@ class PointsKind(Kind):
     endings = _clouds.MESHES | {".xyz", ".pts"}
     asked_endings = _clouds.TEXT | {".npy"}
     recipe = "point-mae"
-    samples_seen, most_epochs = 400_000, 300  # the paper: 300 epochs of 42,000 shapes
+    samples_seen, most_epochs = 200_000, 300  # the paper: 300 epochs of 42,000 shapes
 
     def open(self, spec: Any, options: Options) -> Source | None:
         labels = options.label
@@ -205,7 +208,7 @@ class PointsKind(Kind):
     def natural(self, value: np.ndarray, field: Field, limit: int) -> np.ndarray:
         return self.fit(value, field, None, None)  # groups of as many points as in training
 
-    def pad(self, values: Sequence[np.ndarray], multiple: int) -> tuple[Tensor, Tensor | None]:
+    def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return tensor(np.stack(values)), None
 
     def align(self, column: Column, field: Field) -> Column:
@@ -265,6 +268,9 @@ class PointsKind(Kind):
     def light(self, field: Field) -> Any:
         return ScaleShift()
 
+    def model_size(self, field: Field) -> str:
+        return "nano"
+
 
 def resampled(cloud: np.ndarray, count: int, rng: np.random.Generator | None) -> np.ndarray:
     """(count, C): as many points drawn without repetition, always the same ones without `rng`; rows of NaN behind
@@ -280,6 +286,8 @@ def resampled(cloud: np.ndarray, count: int, rng: np.random.Generator | None) ->
 
 class PointsMeter(Meter):
     """Counts of points; mean and deviation by channel."""
+
+    most = 400  # a mesh takes a while to read
 
     def __init__(self, name: str, size: int | None, channels: tuple[str, ...] | None) -> None:
         self.name, self.size, self.channels = name, size, channels

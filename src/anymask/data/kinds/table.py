@@ -13,19 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays import one_a_sample
 from ..collate import tensor
 from ..columns import ArrayColumn, Blobs, Column
 from ..errors import DataError, SchemaError, some
 from ..kind import Kind, Meter, Settled, Value
-from ..labels import classes_or_numbers
 from ..options import Options
 from ..schema import Field
 from ..source import Source, canonical_split
 from . import _cells
 
 FILES = (".csv", ".tsv", ".parquet")
-SPLITS = ("train", "test", "validation")
 SPLIT_FILES = ("train", "training", "test", "testing", "validation", "valid", "val", "dev")
 EXAMPLE = 9  # columns of the made-up table
 
@@ -72,6 +69,7 @@ def _single(array: np.ndarray) -> np.ndarray:
 class TableKind(Kind):
     name = "table"
     endings: frozenset[str] = frozenset()  # a file holds many samples
+    asked_last = True  # a file of rows may be of another kind
     recipe = "remasker"
     samples_seen, most_epochs = 1_000_000, 600  # ReMasker: 600 epochs of a few thousand rows
 
@@ -325,49 +323,15 @@ def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again:
     for ignored in options.ignore:
         _cells.taken(columns, ignored, "ignore=", name)
     columns = [column for column in columns if column.name not in options.ignore]
-    label, group = options.label, options.group
-    taken: list[_cells.Raw] = []
-    if label is None and any(column.name == "label" for column in columns):
-        label = "label"
-    numbers = names = targets = groups = None
-    if label is not None:
-        numbers, names, targets = classes_or_numbers(_one_each(columns, label, "label", name, taken))
-    if group is not None:
-        groups = np.array([str(v) for v in _one_each(columns, group, "group", name, taken)])
-    splits = next((c for c in columns if c.name.lower() == "split" and c.text is not None and c not in taken), None)
-    if splits is not None:
-        taken.append(splits)
-    kept, notes = _cells.numeric([c for c in columns if all(c is not t for t in taken)], name, strict=options.strict)
+    marks = _cells.marks_of(columns, options, name)
+    features = [column for column in columns if all(column is not mark for mark in marks.columns)]
+    kept, notes = _cells.numeric(features, name, strict=options.strict)
     array = np.stack([column.numbers for column in kept], 1)  # type: ignore[misc]
     table = TableColumn(array, [column.name for column in kept])
-    source = Source(name=name, columns={KIND.name: table}, ids=ids, labels=numbers, label_names=names, groups=groups,
-                    strict=options.strict, notes=notes, targets=targets)
-    return _splitted(source, splits, options, again)
-
-
-def _one_each(columns: list[_cells.Raw], asked: Any, what: str, name: str, taken: list[_cells.Raw]) -> Any:
-    """Values of a column by name, which is then taken, or as they are given."""
-    if not isinstance(asked, (str, int)):
-        return one_a_sample(asked, len(columns[0]), f"{what}s", name)
-    column = _cells.taken(columns, asked, f"{what}=", name)
-    taken.append(column)
-    return column.values
-
-
-def _splitted(source: Source, splits: _cells.Raw | None, options: Options, again: Callable[[Options], Any]) -> Source:
-    """One split of a table with a column `split`; training by default."""
-    if splits is None:
-        if options.split is not None:
-            raise DataError(f"{source.name} has no split '{options.split}': it has no column split; open it without "
-                            "split=, or make one: split_source(source)")
-        return source
-    each = [canonical_split(cell or "train") for cell in splits.text or ()]
-    there = [s for s in dict.fromkeys((*SPLITS, *each)) if s in each]
-    split = canonical_split(options.split) if options.split else there[0]
-    if split not in there:
-        raise DataError(f"{source.name} has no split '{options.split}'; there are: {', '.join(there)}")
-    chosen = source.subset(np.flatnonzero(np.array(each) == split))
-    return chosen.with_splits(split, {s: partial(again, replace(options, split=s)) for s in there})
+    source = Source(name=name, columns={KIND.name: table}, ids=ids, labels=marks.labels,
+                    label_names=marks.names, groups=marks.groups, strict=options.strict, notes=notes,
+                    targets=marks.targets)
+    return _cells.splitted(source, marks.splits, options, again)
 
 
 KIND = TableKind()

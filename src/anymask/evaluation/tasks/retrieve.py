@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from anymask.data import DataError, Source, infer_schema
+from anymask.data import DataError, Schema, Source, infer_schema
+from anymask.data.kind import kind_of
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import Pool
 from anymask.evaluation.inputs import features_of, parts_of
@@ -48,10 +49,11 @@ def evaluate(
 ) -> Table:
     """nDCG@10, mean average precision and recall in % of finding documents by the cosine of their features.
 
-    Without `qrels`, queries are the test samples, documents the training samples, and those of the query's label are
-    relevant. With it, `source` holds the queries and `corpus` the documents. Figures are ir-measures' means over
-    queries with a relevant document, with their 95 % intervals (Student's t over queries); rankings are cut at 1,000
-    documents.
+    A collection for retrieval (a source with a split `queries` that comes with judgements) is measured as it is.
+    Otherwise, without `qrels`, queries are the test samples, documents the training samples, and those of the query's
+    label are relevant. With it, `source` holds the queries and `corpus` the documents. Figures are ir-measures' means
+    over queries with a relevant document, with their 95 % intervals (Student's t over queries); rankings are cut at
+    1,000 documents. Beside features stands what the kind of data has as its classical search engine (BM25 for texts).
 
     Args:
         source: labelled, or the queries. test: the labelled queries; None = the source's own test split, or a fifth.
@@ -75,19 +77,28 @@ def evaluate(
         raise EvaluateError("corpus= and qrels= go together: the documents, and which are relevant to which query")
     if not recall or min(recall) < 1:
         raise EvaluateError(f"recall is taken at ranks from 1 on, as [10, 100], not {list(recall)}")
-    if corpus is None:
+    if corpus is None and "queries" in source.splits:
+        asked = source.split("queries")
+        search = _by_qrels(run, asked, source, read_qrels(asked.judged))
+    elif corpus is None:
         search = _by_label(run, source, test, queries, documents, seed)
     else:
         search = _by_qrels(run, source, opened(corpus), read_qrels(qrels))
     measures = [ir_measures.nDCG @ 10, ir_measures.AP @ DEPTH, *(ir_measures.R @ k for k in recall)]
     rows: list[Sequence[Any]] = []
-    found = features_of(run, search.documents, search.queries, pool, batch_size, progress)
-    for name, (of_documents, of_queries) in found:
-        ranked = ranking(of_queries, of_documents, centre=centre)
+
+    def add(name: str, ranked: Qrels) -> None:
         by_measure: dict[Any, list[float]] = {measure: [] for measure in measures}
         for metric in ir_measures.iter_calc(measures, search.qrels, ranked):
             by_measure[metric.measure].append(100 * metric.value)
         rows.append((name, *(interval(np.array(by_measure[m])) for m in measures)))
+
+    for name, scores in classical(search, run.schema):
+        add(name, best(scores))
+    for name, (of_documents, of_queries) in features_of(
+        run, search.documents, search.queries, pool, batch_size, progress
+    ):
+        add(name, ranking(of_queries, of_documents, centre=centre))
     columns = ("features", "nDCG@10", "MAP", *(f"recall@{k}" for k in recall))
     notes = [*search.notes, f"cosine of {'centred ' * centre}features, pooled by {pool!r}" * isinstance(pool, str)]
     title = f"retrieval in %: {len(search.qrels):,} queries of {search.queries.name}, {run.recipe.slug}"
@@ -104,11 +115,30 @@ def ranking(queries: np.ndarray, documents: np.ndarray, *, centre: bool = False)
     names = [str(i) for i in there[1]]
     found: Any = {}
     for start in range(0, len(q), 256):
-        near = q[start : start + 256] @ d.T
-        best = np.argsort(-near, axis=1, kind="stable")[:, :DEPTH]
-        for row, (cosines, order) in enumerate(zip(near, best), start):
-            found[str(there[0][row])] = {names[i]: float(cosines[i]) for i in order}
+        near = best(q[start : start + 256] @ d.T)
+        for row, order in near.items():
+            found[str(there[0][start + int(row)])] = {names[int(i)]: cosine for i, cosine in order.items()}
     return found
+
+
+def best(scores: np.ndarray) -> Qrels:
+    """The 1,000 documents with the highest of the scores (M, N): query -> document -> score, both by their numbers."""
+    orders = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
+    return {str(q): {str(i): float(row[i]) for i in order} for q, (row, order) in enumerate(zip(scores, orders))}  # type: ignore[misc]
+
+
+def classical(search: Search, schema: Schema) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, scores (queries, documents)) of the classical search engine of each part that has one."""
+    for name, field in schema.fields.items():
+        documents, queries = (_as_stored(part, name) for part in (search.documents, search.queries))
+        found = kind_of(field.kind).classical_search(documents, queries)
+        if found is not None:
+            yield found
+
+
+def _as_stored(source: Source, part: str) -> Iterator[Any]:
+    """The values of a part, read one by one where an engine asks for them; None where one is missing."""
+    return (source.columns[part].read(int(row)) for row in source.rows)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -133,6 +163,15 @@ def _by_label(run: Run, source: Source, test: Source | None, queries: int, docum
 
 def _by_qrels(run: Run, queries: Source, documents: Source, given: Qrels) -> Search:
     run.schema.check(infer_schema(documents))
+    return search_of(queries, documents, given)
+
+
+def search_of(queries: Source, documents: Source, given: Qrels) -> Search:
+    """Judgements by the numbers of the samples.
+
+    Raises:
+        DataError: they name no query with a relevant document.
+    """
     of_query, of_document = ({name: str(i) for i, name in enumerate(s.ids)} for s in (queries, documents))
     qrels: Qrels = {}
     lost = 0
@@ -161,6 +200,8 @@ def read_qrels(given: Any) -> Qrels:
     """
     if isinstance(given, (str, Path)):
         path = Path(given).expanduser()
+        if path.is_dir() or path.name == "qrels":
+            raise DataError(f"there is no file of judgements in {path}; a collection has them as qrels/test.tsv")
         if path.suffix not in (".csv", ".tsv") or not path.is_file():
             raise DataError(f"{path} is no .csv or .tsv file of judgements: query id, document id, relevance, a header")
         with path.open(newline="", encoding="utf-8") as file:

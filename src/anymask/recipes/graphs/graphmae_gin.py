@@ -1,5 +1,5 @@
 from anymask.claims import Claim, Folds
-from anymask.parts.graphs import GinLayer
+from anymask.parts.graph_layers import GinLayer
 from anymask.recipe import recipe
 from anymask.recipes.graphs.graphmae import graphmae
 
