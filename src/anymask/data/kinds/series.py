@@ -245,9 +245,10 @@ def _from_csv(path: Path, options: Options) -> Source | None:
     if options.kind is None and not _series.looks_dated(path):
         return None
     columns = _cells.read_csv(path, options.na_values)
-    if _series.dated_column(columns, path.name) is None:
-        if options.kind is None:
-            return None
+    place = _series.dated_column(columns, path.name)
+    if options.kind is None and (place is None or _series.texts_beside(columns, options.ignore, place)):
+        return None
+    if place is None:
         raise DataError(f"{path} has no column of dates, as 2016-07-01 00:00:00 in every row, which a record needs; "
                         "add one, or give the values as an array (N, C, T) with kind='series'")
     return _from_record(_series.record_of(columns, options, path.name), options, path.name, partial(KIND.open, path))
@@ -262,7 +263,8 @@ def _from_frame(frame: Any, options: Options) -> Source | None:
     if not any(_series.DATE.match(str(cell)) for cell in frame.iloc[0]):
         return None
     columns = _framed(frame, options)
-    if _series.dated_column(columns, "table") is None:
+    place = _series.dated_column(columns, "table")
+    if place is None or (options.kind is None and _series.texts_beside(columns, options.ignore, place)):
         return None
     return _from_record(_series.record_of(columns, options, "table"), options, "table", partial(KIND.open, frame))
 
