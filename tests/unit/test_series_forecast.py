@@ -2,6 +2,7 @@
 claim's metric; and series in reports."""
 
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas
@@ -184,6 +185,7 @@ def test_lines_hidden_spans_and_predictions(drawn, path):
     assert second.svg.count('stroke="var(--c2)"') == 2 and second.svg.count("stroke-dasharray") == 2
     assert "2 patches predicted, off by 0.1 in the median" in second.alt
     assert ">a</text>" in first.svg and "of its own spread" in first.svg
+    assert [ElementTree.fromstring(one.svg).get("role") for one in (first, second)] == ["img", "img"]
     assert not re.search(r"#[0-9a-f]{3,6}|nan", first.svg + second.svg)  # colours of the page's scheme only
 
 

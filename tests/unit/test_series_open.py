@@ -82,6 +82,14 @@ def test_a_table_without_dates_stays_a_table(tmp_path):
     for given in (frame, frame.set_index("date")):
         np.testing.assert_array_equal(array(open_source(given, window=8)), array(open_source(path, window=8)))
     assert set(open_source(frame.drop(columns="date")).columns) == {"table"}
+    noted = frame.assign(wind=["N", "NE"] * 100, v2=frame["v0"])  # text beside the dates
+    noted.to_csv(tmp_path / "n.csv", index=False)
+    for given in (noted, tmp_path / "n.csv"):
+        assert "series" not in open_source(given, kind="table").columns
+        assert set(open_source(given, ignore="wind").columns) == {"series"}
+        source = open_source(given, kind="series")
+        assert source[0]["series"].shape[0] == 3 and "'wind' holds text" in source.notes[0]
+    assert "series" not in open_source(tmp_path / "n.csv").columns
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,6 @@ def test_a_table_without_dates_stays_a_table(tmp_path):
         ("2020-01-01,1\n,2\n2020-01-03,3\n", "not in 1 of 3 rows .first: row 2, None"),
         ("2020-01-01,1\n2020-13-01,2\n2020-01-03,3\n", "a date that is none"),
         ("2020-01-01,1\n2020-01-02,2\n", "2 moments, too few"),
-        ("2020-01-01,x\n2020-01-02,y\n2020-01-03,z\n", "no column of numbers"),
         ("2020-01-01,1\n2020-01-02,n.a.\n2020-01-03,3\n", "holds text in 1 of 3 rows"),
         ("2020-01-01,1\n2020-01-02,inf\n2020-01-03,3\n", "infinite numbers"),
     ],
@@ -162,8 +169,8 @@ def test_ts_files_that_are_refused(tmp_path, head, body, message):
 
 def test_folders_of_ts_files_that_are_refused(tmp_path):
     (tmp_path / "A").mkdir()
-    ts(tmp_path / "A", "1,2:3,4:a\n")
-    with pytest.raises(DataError, match="holds 1 data sets of time series"):
+    ts(tmp_path / "A", "1,2:3,4:a\n", "A_TRAIN.ts")
+    with pytest.raises(DataError, match=r"holds data sets of time series \(A\); name one"):
         open_source(tmp_path)
     with pytest.raises(DataError, match="no split 'test'"):
         open_source(tmp_path / "A", split="test")

@@ -55,6 +55,14 @@ def dated_column(columns: Sequence[_cells.Raw], where: str) -> int | None:
     return None
 
 
+def texts_beside(columns: Sequence[_cells.Raw], ignore: Sequence[str], place: int) -> bool:
+    """Whether a column beside the dates holds text: then it is a table or texts, unless a series is asked for."""
+    others = [column for n, column in enumerate(columns) if n != place and column.name not in ignore]
+    shares = [np.mean([_cells._number(cell) is None for cell in column.text if cell]) for column in others
+              if column.text is not None and any(column.text)]  # fmt: skip
+    return any(share > 0.5 for share in shares)
+
+
 def looks_dated(path: Path) -> bool:
     """Whether a cell of the first two lines below the header of a .csv or .tsv file is a date."""
     try:

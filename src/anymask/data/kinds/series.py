@@ -31,6 +31,7 @@ WINDOW = 512  # moments of a sample of a long record (PatchTST, arXiv:2211.14730
 PATCH = 12  # moments (PatchTST, section 4.2) ...
 TOKENS, SHORT = 12, 20  # ... or fewer, so that a series of fewer than 20 such patches has about 12
 MOST_DESCRIBED = 40  # variables
+PEEKED = 20  # folders in a folder that are looked into
 EXAMPLE = (2, 48)  # variables and moments of made-up series
 
 
@@ -244,9 +245,10 @@ def _from_csv(path: Path, options: Options) -> Source | None:
     if options.kind is None and not _series.looks_dated(path):
         return None
     columns = _cells.read_csv(path, options.na_values)
-    if _series.dated_column(columns, path.name) is None:
-        if options.kind is None:
-            return None
+    place = _series.dated_column(columns, path.name)
+    if options.kind is None and (place is None or _series.texts_beside(columns, options.ignore, place)):
+        return None
+    if place is None:
         raise DataError(f"{path} has no column of dates, as 2016-07-01 00:00:00 in every row, which a record needs; "
                         "add one, or give the values as an array (N, C, T) with kind='series'")
     return _from_record(_series.record_of(columns, options, path.name), options, path.name, partial(KIND.open, path))
@@ -261,7 +263,8 @@ def _from_frame(frame: Any, options: Options) -> Source | None:
     if not any(_series.DATE.match(str(cell)) for cell in frame.iloc[0]):
         return None
     columns = _framed(frame, options)
-    if _series.dated_column(columns, "table") is None:
+    place = _series.dated_column(columns, "table")
+    if place is None or (options.kind is None and _series.texts_beside(columns, options.ignore, place)):
         return None
     return _from_record(_series.record_of(columns, options, "table"), options, "table", partial(KIND.open, frame))
 
@@ -332,12 +335,15 @@ def _from_ts(path: Path, options: Options) -> Source:
 
 def _open_folder(root: Path, options: Options) -> Source | None:
     """NAME_TRAIN.ts and NAME_TEST.ts in a folder; None where there is no .ts file in it."""
-    files = sorted(root.glob("*.ts"))
+    try:
+        names = sorted(os.listdir(root))
+    except PermissionError:  # whoever opens the folder says so
+        return None
+    files = [root / name for name in names if name.endswith(".ts")]
     if not files:
-        below = sorted(root.glob("*/*_TRAIN.ts"))
-        if below and options.kind in (None, KIND.name):
-            raise DataError(f"{root} holds {len(below)} data sets of time series "
-                            f"({some([file.parent.name for file in below], 6)}); name one: {below[0].parent}")
+        below = [name for name in names[:PEEKED] if (root / name / f"{name}_TRAIN.ts").is_file()]
+        if below:
+            raise DataError(f"{root} holds data sets of time series ({some(below, 6)}); name one: {root / below[0]}")
         return None
     parts = {canonical_split(file.stem.rpartition("_")[2]): file for file in files}
     if len(parts) != len(files) or not set(parts) <= set(_series.PARTS) or "train" not in parts:
