@@ -112,7 +112,7 @@ def test_default_epochs():
         (dict(batch_size="big"), TrainError, "batch_size is 'auto' or a number"),
         (dict(changes={"tokenizer.patch": 3}), RecipeError, "patches that fit: 2, 4"),
         (dict(changes={"masks.ratio": 3}), RecipeError, "did you mean 'mask'"),
-        (dict(size="giant"), RecipeError, "there is: micro"),
+        (dict(size="giant"), RecipeError, "there is: pico, micro"),
         (dict(recipe="mea"), RecipeError, "did you mean 'mae'"),
         (dict(epochs=1, steps=1), TrainError, "not both"),
         (dict(epochs=0), TrainError, "above 0"),

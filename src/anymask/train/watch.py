@@ -178,7 +178,7 @@ def constant_loss(model: Model, step: Step) -> float | None:
     return model.total(step._replace(error=errors, aux={})).item() if errors else None
 
 
-def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None) -> float | None:
+def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None = None) -> float | None:
     """Mean error over scored tokens of the best of a few constants; None where nothing is scored."""
     errors = _constant_errors(loss, pred, goal, ok, known)
     return None if errors is None else errors[ok].mean().item()
