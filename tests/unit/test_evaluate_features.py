@@ -131,8 +131,8 @@ def test_an_unreadable_sample_is_nan(mixed):
 
 
 def test_errors_name_the_mend(run, digits, tmp_path):
-    with pytest.raises(EvaluateError, match="mean, cls, tokens"):
-        embed(run, digits, pool="max")
+    with pytest.raises(EvaluateError, match="mean, cls, sum, max, tokens"):
+        embed(run, digits, pool="median")
     with pytest.raises(EvaluateError, match="fp32, bf16"):
         embed(run, digits, precision="fp16")
     with pytest.raises(EvaluateError, match=r"\.npy or \.parquet"):
