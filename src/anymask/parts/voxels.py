@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anymask import keyed
-from anymask.engine import Head, Mask, Model, Part, Sample, Step, Tokens, take
+from anymask.engine import Head, Mask, Model, Part, Sample, Step, Tokens, split, take
 from anymask.parts.losses import chamfer
 from anymask.parts.masks import Scored
 from anymask.parts.points import Packing
@@ -206,8 +206,6 @@ class Hidden(Scored):
     """
 
     def forward(self, step: Step, model: Model) -> Mask:
-        from anymask.engine import split
-
         tokens = step.tokens
         assert tokens.kinds is not None
         empty = tokens.kinds == EMPTY
