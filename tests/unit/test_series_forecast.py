@@ -81,8 +81,9 @@ def test_the_head_is_a_weighed_ridge_regression(record):
         goals.append(y[ok])
         weights.append(spread[ok][:, 0].square())
     x, y, w = (torch.cat(v).double().numpy() for v in (rows, goals, weights))
-    scale = (x**2 * w[:, None]).sum(0).mean()
-    found = [Ridge(p * scale, fit_intercept=False).fit(x, y, sample_weight=w).coef_.T for p in PENALTIES]
+    scale = (x[:, :-1] ** 2 * w[:, None]).sum(0).mean()
+    fits = [Ridge(p * scale).fit(x[:, :-1], y, sample_weight=w) for p in PENALTIES]
+    found = [np.concatenate([fit.coef_.T, fit.intercept_[None]]) for fit in fits]
     near = [np.abs(x @ one - x @ weight.double().numpy()).max() for one in found]
     assert min(near) < 1e-2
     check = sums(encode, b, thinned(b.starts("validation"), 66), 16)

@@ -24,7 +24,8 @@ from anymask.parts.series import ChannelPatches
 from anymask.run import ENCODER_PARTS, Run
 from anymask.train.optim import warmup_cosine
 
-PENALTIES = tuple(10.0**n for n in range(-5, 2))  # of a ridge regression, in mean squares of a feature
+# Of a ridge regression, in mean squares of a feature over the rows: denser where overlapping windows want them.
+PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 ROWS = 30_000  # rows (a variable of a window) that a ridge regression is fitted on, at most
 DAY = 86_400.0
 
@@ -157,11 +158,11 @@ def ridge(encode: Codes, made: Board, *, rows: int = ROWS, batch_size: int = 256
     fit = thinned(made.starts("train"), rows // channels)
     check = thinned(made.starts("validation"), rows // 3 // channels)
     train, valid = (sums(encode, made, starts, batch_size) for starts in (fit, check))
-    scale = train.gram.diagonal().mean()
+    scale = train.gram.diagonal()[:-1].mean()
     best, least = None, float("inf")
     for penalty in PENALTIES:
         damped = train.gram.clone()
-        damped.diagonal().add_(penalty * scale)
+        damped.diagonal()[:-1].add_(penalty * scale)  # the constant is free
         factor, failed = torch.linalg.cholesky_ex(damped)
         if failed:  # the penalty is below what rounding leaves of collinear features
             continue

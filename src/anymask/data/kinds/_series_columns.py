@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -61,6 +60,13 @@ class WindowColumn(Column):
         first, last = self.spans[self.part]
         return self.record.values[:, first:last]
 
+    def ordered(self, order: list[int]) -> WindowColumn:
+        """The same windows with the variables in another order."""
+        pick = lambda words: tuple(words[n] for n in order)
+        record = self.record._replace(
+            values=self.record.values[order], names=pick(self.record.names), units=pick(self.record.units))
+        return WindowColumn(record, self.spans, self.part, self.length, self.stride)
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -84,31 +90,6 @@ def _single(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32)
 
 
-class Ordered(Column):
-    """Another column's series with their variables in another order."""
-
-    def __init__(self, column: Any, order: list[int]) -> None:
-        self.kind, self.in_memory = kind_of("series"), column.in_memory
-        self.dtype, self.shape = column.dtype, column.shape
-        self.column, self.order, self.names = column, order, tuple(column.names[n] for n in order)
-        record = column.record
-        self.record = None if record is None else record._replace(
-            values=record.values[order], names=self.names, units=tuple(record.units[n] for n in order))
-        for name in ("spans", "part", "stride", "starts", "interval"):
-            if hasattr(column, name):
-                setattr(self, name, getattr(column, name))
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def read(self, row: int) -> Value | None:
-        return self.column.read(row)[self.order]
-
-    def batch(self, rows: np.ndarray) -> np.ndarray | None:
-        found = self.column.batch(rows)
-        return None if found is None else np.ascontiguousarray(found[:, self.order])
-
-
 class SeriesMeter(Meter):
     """Lengths, and range, mean, deviation and share of missing values by variable; of windows, over the part of the
     record that they are cut from, each moment once."""
@@ -124,12 +105,9 @@ class SeriesMeter(Meter):
     def add(self, name: str, value: Value | None) -> None:
         if value is None:
             return
-        if isinstance(self.column, (WindowColumn, Ordered)) and self.column.record is not None:
-            self.lengths.append(value.shape[1])
-            first, last = self.column.spans[self.column.part]  # type: ignore[union-attr]
-            value, self.full = self.column.record.values[:, first:last], True
-        else:
-            self.lengths.append(value.shape[1])
+        self.lengths.append(value.shape[1])
+        if isinstance(self.column, WindowColumn):
+            value, self.full = self.column.measured, True
         x = np.asarray(value, dtype=np.float64)
         there = np.isfinite(x)
         if np.isinf(x).any():

@@ -24,7 +24,7 @@ from ..options import Options
 from ..schema import Field
 from ..source import Source, canonical_split
 from . import _cells, _series
-from ._series_columns import EqualColumn, Ordered, SeriesColumn, SeriesMeter, WindowColumn, numbered
+from ._series_columns import EqualColumn, SeriesColumn, SeriesMeter, WindowColumn, numbered
 from .table import _frame, _framed
 
 WINDOW = 512  # moments of a sample of a long record (PatchTST, arXiv:2211.14730, section 4.1)
@@ -121,10 +121,11 @@ class SeriesKind(Kind):
         return tensor(np.stack([_longer(value, longest) for value in values])), None
 
     def align(self, column: Column, field: Field) -> Column:
-        names = getattr(column, "names", ())
-        if names == field.columns or sorted(names) != sorted(field.columns):
-            return column  # where variables lack, `compare` has said so
-        return Ordered(column, [names.index(name) for name in field.columns])
+        if not isinstance(column, WindowColumn) or column.names == field.columns:
+            return column
+        if sorted(column.names) != sorted(field.columns):
+            return column  # other names, of which `compare` has said so
+        return column.ordered([column.names.index(name) for name in field.columns])
 
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
         ours, theirs = trained.columns, given.columns
