@@ -60,7 +60,7 @@ def our_weights(their):
     return ours
 
 
-def test_graphmae(record):
+def test_graphmae():
     torch.manual_seed(0)
     schema, batch = example_schema("graph"), batch_of(example_schema("graph"), 3)
     theirs = Theirs(6).eval()
@@ -89,5 +89,4 @@ def test_graphmae(record):
         "loss": (step.loss - loss).abs().item(),
     }
     assert hidden.sum() > 20 and 0.1 < loss < 8
-    assert max(differences.values()) < 1e-5, differences
-    record("graphmae", "the authors' architecture, of PyTorch Geometric's GATConv", differences)
+    assert max(differences.values()) < 1e-5, differences  # not recorded: the architecture is put together here
