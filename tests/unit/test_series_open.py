@@ -234,6 +234,7 @@ def test_default_patches(length, side):
 
 
 @pytest.mark.realdata
+@pytest.mark.skipif(not DATA.is_dir(), reason="no data")
 def test_real_files():
     source = open_source(DATA / "ett" / "ETTh1.csv", parts="12,4,4")
     assert len(source) == 8640 - 512 + 1 and source[0]["series"].shape == (7, 512)
