@@ -129,11 +129,11 @@ def test_file_that_breaks_later_is_replaced(tmp_path):
 
 
 def test_nothing_to_read(tmp_path):
-    with pytest.raises(DataError, match=r"found 0 images in .*: the folder is empty"):
+    with pytest.raises(DataError, match=r"found 0 files that anything here reads in .*: the folder is empty"):
         open_source(tmp_path)
     (tmp_path / "a.doc").write_text("x")
     (tmp_path / "b.doc").write_text("x")
-    with pytest.raises(DataError, match=r"found 0 images in .*: 2 files with endings .doc"):
+    with pytest.raises(DataError, match=r"found 0 files that anything here reads in .*: 2 files with endings .doc"):
         open_source(tmp_path)
     with pytest.raises(DataError, match=r"ending '.doc', which nothing here reads"):
         open_source(tmp_path / "a.doc")

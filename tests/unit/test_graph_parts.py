@@ -13,7 +13,7 @@ from anymask.data import infer_schema, open_source, ordered_loader
 from anymask.engine import everything
 from anymask.parts import graph_layers
 from anymask.parts.graph_layers import GatLayer, GinLayer, MlpLayer, Packed, dropout
-from anymask.parts.graphs import NodeEmbed, Nodes, Substitute
+from anymask.parts.graphs import NodeEmbed, Nodes, SwapFeatures
 from anymask.parts.losses import scaled_cosine
 from anymask.recipe import P, Recipe, RecipeError, Size, find
 from anymask.run import Run
@@ -139,7 +139,7 @@ def seen_by(rate, count=400):
     model, none = built(), torch.zeros(1, 0, 2, dtype=torch.long)
     sample = {"graph": torch.randn(1, count, 6), "graph.edges": none, "key": keyed.keys(0, 0, torch.arange(1))}
     step = model.hide(sample)
-    part = Substitute(model, rate=rate)
+    part = SwapFeatures(model, rate=rate)
     part.token.data.fill_(7.0)
     model.stem.dropout = 0.0
     return model, step, part(step, model).x[0]
@@ -159,7 +159,7 @@ def test_some_hidden_nodes_show_a_visible_one():
     _, step, x = seen_by(0.0)
     assert (x[~step.mask.visible[0]] == 7.0).all()
     with pytest.raises(RecipeError, match="share of the hidden nodes"):
-        Substitute(model, rate=1.0)
+        SwapFeatures(model, rate=1.0)
 
 
 def test_the_decoder_rebuilds_from_neighbours():

@@ -82,8 +82,8 @@ def _open_files(root: Path, options: Options, classes: list[str] | None = None) 
         endings = Counter(Path(n).suffix.lower() or "none" for n in found)
         told = f": {len(found)} files with endings {some([e for e, _ in endings.most_common()], 4)}" if found else \
             ": the folder is empty"
-        what = "images" if options.kind is None else f"files of kind {options.kind}"
-        raise DataError(f"found 0 {what} in {root}{told}; files that are read end in {_endings(options.kind)}")
+        what = "files that anything here reads" if options.kind is None else f"files of kind {options.kind}"
+        raise DataError(f"found 0 {what} in {root}{told}; such files end in {_endings(options.kind)}")
     if len(kinds) > 1:
         told = " and ".join(f"{len(names)} of kind {kind.name}" for kind, names in kinds)
         raise DataError(f"{root} holds files of several kinds ({told}); name the kind that is meant (--kind), give a "

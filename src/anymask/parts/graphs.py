@@ -115,7 +115,7 @@ class NodeEmbed(Part):
 # GraphMAE.
 
 
-class Substitute(Part):
+class SwapFeatures(Part):
     """Hidden nodes enter as one learned vector; some of them with the features of another, visible node of their graph
     (GraphMAE, arXiv:2205.10803, section 3.2). The authors' code also takes features of hidden nodes, which would show
     them.

@@ -1,1 +1,1 @@
-"""Systems first published for tables."""
+"""Systems first published for graphs."""

@@ -1,6 +1,6 @@
 from anymask.claims import Claim, TokenProbe
 from anymask.parts.graph_layers import GatLayer
-from anymask.parts.graphs import Features, MessagePassing, NodeEmbed, Nodes, Remasked, Substitute
+from anymask.parts.graphs import Features, MessagePassing, NodeEmbed, Nodes, Remasked, SwapFeatures
 from anymask.parts.losses import mse, scaled_cosine
 from anymask.parts.masks import Random
 from anymask.parts.positions import SinCos
@@ -19,7 +19,7 @@ def graphmae(r):
     return r.but(
         tokenizer=P(Nodes),
         mask=P(Random, ratio=0.5),
-        corruption=P(Substitute, rate=0.05),
+        corruption=P(SwapFeatures, rate=0.05),
         stem=P(NodeEmbed, dropout=0.2),
         positions=P(SinCos),
         encoder=P(MessagePassing, layer=GatLayer, dropout=0.2),
