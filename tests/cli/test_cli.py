@@ -131,7 +131,7 @@ def test_set(folder, tmp_path):
         (("pretrain", "FOLDER", "--batch-size", "many"), "auto"),
         (("pretrain", "FOLDER", "--probe-labels", "some"), "1,5,10"),
         (("pretrain", "nowhere"), "does not exist"),
-        (("pretrain", "EMPTY"), "0 images"),
+        (("pretrain", "EMPTY"), "0 files that anything here reads"),
         (("pretrain", "ONE"), "at least 2"),
         (("pretrain", "FOLDER", "--out", "RUN"), "--resume"),
         (("pretrain", "FOLDER", "--resume"), "--out"),
