@@ -15,7 +15,7 @@ from .errors import DataError
 from .kind import asked_kinds
 from .labels import classes_or_numbers
 from .options import Options
-from .source import Source, canonical_split
+from .source import Source, canonical_split, of_split_files
 
 _DATA_NAMES = ("x", "images", "data")
 _LABEL_NAMES = ("y", "labels", "label")
@@ -110,18 +110,7 @@ def open_npz_splits(root: Path, options: Options) -> Source | None:
     files = {canonical_split(path.stem): path for path in sorted(root.glob("*.npz"))}
     if "train" not in files:
         return None
-    split = canonical_split(options.split) if options.split else "train"
-    if split not in files:
-        raise DataError(f"{root} has no split '{options.split}'; there are: {', '.join(files)}")
-    source = open_npz(files[split], replace(options, split=None))
-    source.name = f"{root.name}/{files[split].name}"
-    return source.with_splits(split, {s: partial(_npz_split, root, options, s) for s in files})
-
-
-def _npz_split(root: Path, options: Options, split: str) -> Source:
-    source = open_npz_splits(root, replace(options, split=split))
-    assert source is not None
-    return source
+    return of_split_files(root, files, options.split, partial(open_npz, options=replace(options, split=None)))
 
 
 def open_digits(options: Options) -> Source:

@@ -7,6 +7,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -275,6 +277,18 @@ class Source:
                 digest.update(f"{name} {value.dtype} {value.shape}".encode())
                 digest.update(value.tobytes())
         return digest.hexdigest()
+
+
+def of_split_files(root: Path, files: Mapping[str, Path], asked: str | None, open_one: Callable[[Path], Source]
+                   ) -> Source:
+    """The split that is asked for (else that of training, else the first) of a folder with one file a split, knowing
+    the others. Raises DataError naming those there are."""
+    split = canonical_split(asked) if asked else "train" if "train" in files else next(iter(files))
+    if split not in files:
+        raise DataError(f"{root} has no split '{asked}'; there are: {', '.join(files)}")
+    source = open_one(files[split])
+    source.name = f"{root.name}/{files[split].name}"
+    return source.with_splits(split, {s: partial(of_split_files, root, files, s, open_one) for s in files})
 
 
 def _decoded(source: Source) -> Source | None:

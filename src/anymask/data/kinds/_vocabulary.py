@@ -187,12 +187,12 @@ def loaded(file: str) -> Any:
     Raises:
         DataError: it is none.
     """
+    library = tokenizers()
     try:
-        made = tokenizers().Tokenizer.from_str(file)
+        made = library.Tokenizer.from_str(file)
     except Exception as error:  # the library raises no other class
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"this is no tokenizer.json ({error})") from error
+        raise DataError(f"this is no tokenizer.json ({error}); give one that Tokenizer.save of the library tokenizers "
+                        "wrote (--tokenizer)") from error
     made.no_truncation()
     made.no_padding()
     return made

@@ -22,7 +22,7 @@ from ..kind import Kind, Meter, Settled
 from ..labels import classes_or_numbers
 from ..options import Options
 from ..schema import Field
-from ..source import Source, canonical_split
+from ..source import Source, canonical_split, of_split_files
 from . import _cells, _series
 from ._series_columns import EqualColumn, SeriesColumn, SeriesMeter, WindowColumn, numbered
 from .table import _frame, _framed
@@ -350,18 +350,7 @@ def _open_folder(root: Path, options: Options) -> Source | None:
     if len(parts) != len(files) or not set(parts) <= set(_series.PARTS) or "train" not in parts:
         raise DataError(f"{root} holds {some([file.name for file in files], 4)}; a folder needs NAME_TRAIN.ts, and may "
                         "have NAME_TEST.ts: name one of the files")
-    split = canonical_split(options.split) if options.split else "train"
-    if split not in parts:
-        raise DataError(f"{root} has no split '{options.split}'; there are: {', '.join(parts)}")
-    source = _from_ts(parts[split], options)
-    source.name = f"{root.name}/{parts[split].name}"
-    return source.with_splits(split, {s: partial(_folder_split, root, options, s) for s in parts})
-
-
-def _folder_split(root: Path, options: Options, split: str) -> Source:
-    source = _open_folder(root, replace(options, split=split))
-    assert source is not None
-    return source
+    return of_split_files(root, parts, options.split, partial(_from_ts, options=options))
 
 
 KIND = SeriesKind()
