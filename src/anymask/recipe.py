@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-import json
 import pkgutil
 import sys
 import types
@@ -25,8 +24,6 @@ from anymask.engine import Model
 from anymask.errors import AnymaskError
 from anymask.sizes import SIZES, Size
 
-# Where parts are: a run names nothing else, whoever wrote it.
-PARTS = ("anymask.parts.", "anymask.recipes.", "anymask.engine", "anymask.data.augment", "anymask.train.optim")
 USER_MODULE = "anymask_user_"  # prefix of the modules that `--recipe ./mine.py` loads
 
 
@@ -195,7 +192,9 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The resolved recipe as plain data, defaults included; `from_json` reads it back."""
-        stages = {s: _to_json(self.stages[s], f"{self.slug}.{s}") for s in STAGES if self.stages.get(s)}
+        from anymask.recipe_json import to_json
+
+        stages = {s: to_json(self.stages[s], f"{self.slug}.{s}") for s in STAGES if self.stages.get(s)}
         about = {k: getattr(self, k) for k in ("slug", "name", "paper", "family", "doc", "module")}
         return {**about, "parent": self.parent.slug if self.parent else None, "stages": stages}
 
@@ -203,9 +202,11 @@ class Recipe:
     def from_json(cls, data: Mapping[str, Any]) -> Recipe:
         """A recipe from `to_json`. Parts are looked up in anymask and in files loaded with `find`; nothing else is
         imported."""
+        from anymask.recipe_json import from_json, import_known
+
         about = {k: data[k] for k in ("slug", "name", "paper", "family", "doc", "module")}
-        stages = {stage: _from_json(value) for stage, value in data["stages"].items()}
-        _import_known(about["module"])
+        stages = {stage: from_json(value) for stage, value in data["stages"].items()}
+        import_known(about["module"])
         return cls(stages=stages, parent=_parent(data.get("parent"), about["module"]), **about)
 
 
@@ -357,71 +358,3 @@ def _nearest(word: str, words: Any) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f" (there is: {', '.join(words)})" if words else ""
-
-
-def _to_json(value: Any, where: str) -> Any:
-    if isinstance(value, P):
-        args = {name: _to_json(v, f"{where}.{name}") for name, v in value.defaults().items()}
-        return {"part": _address(value.part, where), "args": args}
-    if isinstance(value, FromStage):
-        return {"from_stage": value.name}
-    if isinstance(value, Recipe):
-        return {"recipe": value.to_json()}
-    if isinstance(value, (type, types.FunctionType)):
-        return {"object": _address(value, where)}
-    if isinstance(value, Mapping):
-        return {"map": {name: _to_json(v, f"{where}.{name}") for name, v in value.items()}}
-    if isinstance(value, (tuple, list)):
-        return [_to_json(v, where) for v in value]
-    try:
-        return json.loads(json.dumps(value))
-    except TypeError:
-        raise RecipeError(f"{where} is {value!r}, which cannot be saved; use a number, text, P or a function") from None
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_from_json(v) for v in value)
-    if not isinstance(value, dict):
-        return value
-    if "part" in value:
-        return P(_look_up(value["part"]), **{name: _from_json(v) for name, v in value["args"].items()})
-    if "object" in value:
-        return _look_up(value["object"])
-    if "from_stage" in value:
-        return FromStage(value["from_stage"])
-    if "recipe" in value:
-        return Recipe.from_json(value["recipe"])
-    return {name: _from_json(v) for name, v in value["map"].items()}
-
-
-def _address(thing: Any, where: str) -> str:
-    if "<" in thing.__qualname__:
-        raise RecipeError(f"{where} is {thing.__qualname__}, which cannot be saved; define it at the top of its file")
-    return f"{thing.__module__}:{thing.__qualname__}"
-
-
-def _import_known(module: str) -> bool:
-    """Imports a module of anymask or of an installed plugin; False, and nothing imported, for all others."""
-    installed = (entry.module for entry in importlib.metadata.entry_points(group="anymask.recipes"))
-    known = module.startswith("anymask.") or module in installed
-    if known:
-        importlib.import_module(module)
-    return known
-
-
-def _look_up(address: str) -> Any:
-    module, _, name = address.partition(":")
-    if not _import_known(module) and not module.startswith(USER_MODULE):
-        raise RecipeError(f"this run uses {address}, which is in no recipe file; move it into one and name that file")
-    if module not in sys.modules:
-        file = module.removeprefix(USER_MODULE) + ".py"
-        raise RecipeError(f"this run uses {name} from your own {file}; name that file: --recipe path/to/{file}")
-    found: Any = sys.modules[module]
-    for piece in name.split("."):
-        found = getattr(found, piece, None)
-    if found is None or getattr(found, "__module__", None) != module:
-        raise RecipeError(f"{module} has no {name} any more; this run was made with another version of it")
-    if module.startswith("anymask.") and not f"{module}.".startswith(PARTS):
-        raise RecipeError(f"this run uses {address} as a part, which is none; it was not written by anymask")
-    return found
