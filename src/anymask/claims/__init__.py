@@ -23,6 +23,7 @@ from anymask.claims.metrics import (
     Retrieve,
     TokenProbe,
 )
+from anymask.claims.regression import Regress
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "OutOfTime",
     "Probe",
     "Rebuild",
+    "Regress",
     "Retrieve",
     "TokenProbe",
     "Verdict",

@@ -26,6 +26,9 @@ image_size = click.option(
 )
 ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
+categories = click.option(
+    "--category", "categories", multiple=True, metavar="COLUMN", help="Column of a table whose numbers are categories."
+)
 window = click.option("--window", type=int, help="Moments of a sample, of a long record that is cut into windows.")
 stride = click.option("--stride", type=int, help="Moments from one window to the next; by default 1.")
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
@@ -55,8 +58,8 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, text, tokenizer, vocabulary,
-        cased, changing,
+        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, text,
+        tokenizer, vocabulary, cased, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -129,7 +132,8 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "strict", "kind", "window", "stride", "parts", "text", *(("label", "group") if labelled else ())
+        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text",
+        *(("label", "group") if labelled else ()),
     )  # fmt: skip
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})

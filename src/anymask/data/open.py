@@ -26,9 +26,10 @@ from .stream import StreamSource
 def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
                 group: Any = None, streaming: bool = False, layout: str | None = None,
                 channels: int | None = None, ignore: str | Sequence[str] = (),
-                na_values: str | Sequence[str] = (), kind: str | None = None, window: int | None = None,
-                stride: int | None = None, parts: str | Sequence[float] | None = None, text: str | None = None,
-                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False) -> Any:
+                na_values: str | Sequence[str] = (), categories: str | Sequence[str] = (), kind: str | None = None,
+                window: int | None = None, stride: int | None = None, parts: str | Sequence[float] | None = None,
+                text: str | None = None, tokenizer: Any = None, vocabulary: int | None = None,
+                cased: bool = False) -> Any:
     """A source from a path or an object.
 
     `spec` is None or "digits" (embedded), or
@@ -36,8 +37,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     * images: a folder, with class folders or not, with train/ test/ validation/ folders or not, with metadata.csv
       (file_name, and label, split or other columns) or not; a folder of parquet files in the Hugging Face layout, or of
       .npy files; an image file; an array (N, H, W), (N, C, H, W) or (N, H, W, C)
-    * a table: a .csv, .tsv or .parquet file of numeric columns, a folder with train.csv and test.csv, a DataFrame, an
-      array (N, F), with NaN, empty or NA cells missing
+    * a table: a .csv, .tsv or .parquet file with columns of numbers, categories and dates, a folder with train.csv and
+      test.csv, a DataFrame, an array (N, F), with NaN, empty or NA cells missing
     * time series: such a table with a column of dates, a .ts file of the UCR/UEA archive or a folder of them, an array
       (N, T) or (N, C, T) with kind="series"
     * texts: a .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of
@@ -55,7 +56,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     reads in order instead of by number. `layout` ("NCHW" or "NHWC") and `channels` (1, 3 or 4) are for images:
     without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
     `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` (names of columns to leave
-    out) and `na_values` (further words that stand for a missing cell) are for tables. `kind` ("image", "points", ...)
+    out), `na_values` (further words that stand for a missing cell) and `categories` (columns whose numbers are names of
+    categories) are for tables. `kind` ("image", "points", ...)
     says what the data are where their form leaves it open, as that of bare arrays does: an array (N, H, W) is grey
     images, (N, P, 3) point clouds, (N, F) a table, unless `kind` says otherwise.
 
@@ -70,9 +72,9 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
-                      channels=channels, ignore=_words(ignore), na_values=_words(na_values), kind=kind,
-                      window=window, stride=stride, parts=_numbers(parts), text=text, tokenizer=tokenizer,
-                      vocabulary=vocabulary, cased=cased)
+                      channels=channels, ignore=_words(ignore), na_values=_words(na_values),
+                      categories=_words(categories), kind=kind, window=window, stride=stride, parts=_numbers(parts),
+                      text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased)
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)

@@ -19,6 +19,7 @@ class Options:
     channels: int | None = None
     ignore: tuple[str, ...] = ()
     na_values: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
     kind: str | None = None
     window: int | None = None
     stride: int | None = None
