@@ -29,8 +29,12 @@ na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", hel
 categories = click.option(
     "--category", "categories", multiple=True, metavar="COLUMN", help="Column of a table whose numbers are categories."
 )
-window = click.option("--window", type=int, help="Moments of a sample, of a long record that is cut into windows.")
-stride = click.option("--stride", type=int, help="Moments from one window to the next; by default 1.")
+window = click.option(
+    "--window", type=int, help="Moments of a sample of a long record; voxels a side of a crop of a volume."
+)
+stride = click.option(
+    "--stride", type=int, help="Moments from one window to the next, by default 1; voxels from one crop to the next."
+)
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
 kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
 text = click.option("--text", metavar="COLUMN", help="Column of the texts.")

@@ -87,6 +87,8 @@ class Kind(ABC):
     incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
     columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
     elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis
+    lazy: bool = False  # True: values are places in long records, read by `fit` and `natural`
+    gaps: bool = False  # True: NaN is a value that is missing; else it is refused
     varies: bool = False  # True: a training batch holds values of several lengths, `field.shape[0]` at most, see `pad`
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
@@ -154,6 +156,10 @@ class Kind(ABC):
         raise NotImplementedError(f"a {self.name} is not cut into patches")
 
     # What most kinds have no answer to.
+
+    def blank(self, field: Field) -> tuple[float, ...]:
+        """What stands in patches for missing values beside others, of each channel; of kinds on a grid with gaps."""
+        return field.mean
 
     def recipe_for(self, schema: Schema) -> str:
         """Slug of the recipe that is the default for such data."""

@@ -96,7 +96,7 @@ class _Training:
 
     def _fit(self, name: str, field: Field, value: np.ndarray | None, step: int, index: int) -> np.ndarray | None:
         augment = self.augment[name]
-        if value is None or (augment is None and value.shape == field.shape):
+        if value is None or (augment is None and value.shape == field.shape and not self.kinds[name].lazy):
             return value
         return self.kinds[name].fit(value, field, augment, keyed.generator(self.seed, step, index))
 

@@ -22,7 +22,8 @@ class Patches(Part):
     (B, C, *space) in raw units -> stream (B, N, values * C), standardised with the mean and spread of each channel that
     the schema holds; within a patch the last axis of space is fastest, and after it come the channels. `pos` is the
     centre of a patch, in values along each axis. With `extent` (B, axes) in the sample, patches that start outside it
-    are not valid.
+    are not valid. Of kinds of data with gaps, neither are patches of NaN only; single NaN in others become the kind's
+    blank.
 
     Args:
         patch: values along each axis, one number for all or one for each; None = the default of the kind of data.
@@ -64,9 +65,13 @@ class Patches(Part):
         shape = (-1, *[1] * len(space))
         for name, values in (("mean", about.mean), ("std", about.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(shape), persistent=False)
+        blank = kind_of(about.kind).blank(about) if kind_of(about.kind).gaps else ()
+        blank = (torch.tensor(blank) - torch.tensor(about.mean)) / torch.tensor(about.std) if blank else torch.zeros(0)
+        self.register_buffer("blank", blank.float().repeat(math.prod(self.sides)), persistent=False)
 
     mean: Tensor  # C *1
     std: Tensor
+    blank: Tensor  # values * C, as a patch; nothing where there are no gaps
 
     @staticmethod
     def _sides(patch: int | Sequence[int], space: tuple[int, ...]) -> tuple[int, ...]:
@@ -106,6 +111,12 @@ class Patches(Part):
         valid = None
         if "extent" in sample:
             valid = (corner < sample["extent"][:, None]).all(-1)  # B N
+        if len(self.blank):
+            missing = x.isnan()
+            there = ~missing.all(-1)
+            x = torch.where(missing, self.blank, x)
+            if not there.all():
+                valid = there if valid is None else there & valid
         return Tokens({self.field: x}, (corner + 0.5 * x.new_tensor(self.sides))[None], valid, grid=grid)
 
     def patches(self, values: Tensor) -> Tensor:
