@@ -42,7 +42,9 @@ class Crop(NamedTuple):
     case: int
     start: tuple[int, int, int]  # voxel of the case's frame
 
-    dtype = "float32"
+    @property
+    def dtype(self) -> str:
+        return "float32"
 
     @property
     def shape(self) -> tuple[int, ...]:

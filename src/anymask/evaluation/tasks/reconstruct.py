@@ -144,7 +144,8 @@ def _fillings(model: Model, x: Tensor, valid: Tensor | None) -> dict[str, Fill]:
     found = {"mean of the place": place}
     found["nearest visible token"] = lambda step, content: nearest(content, step.mask.visible, step.tokens.pos)
     if hasattr(model.tokenizer, "whole"):
-        name, fill = ("linear interpolation", interpolated)
+        name = "linear interpolation"
+        fill: Callable[[Tensor, Tensor], Tensor] = interpolated
         if len(model.tokenizer.sides) > 2:  # of more axes it takes hours
             name, fill = ("nearest visible voxel", nearest_value)
         found[name] = lambda step, content: _interpolated(model, step, content, fill)
