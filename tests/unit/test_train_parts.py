@@ -108,7 +108,7 @@ def test_automatic_batch_fits_the_memory(monkeypatch):
 
 def test_default_epochs():
     of = lambda kind, n: planning.default_epochs(dataclasses.replace(example_schema(kind), count=n))
-    assert [of("image", n) for n in (10, 50_000, 10**7)] == [100, 8, 1]
+    assert [of("image", n) for n in (10, 50_000, 10**7)] == [120, 8, 1]
     assert [of("table", n) for n in (10, 5_000, 10**7)] == [600, 200, 1]
 
 

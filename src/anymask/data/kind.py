@@ -79,7 +79,7 @@ class Kind(ABC):
     asked_endings: frozenset[str] = frozenset()  # of such files too, where this kind is asked for by name (kind=)
     recipe: str  # slug of the recipe that is the default for such data
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
-    most_epochs: int = 100  # ... and epochs at most
+    most_epochs: int = 120  # ... and epochs at most
     on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
     fewest: int = 2  # samples that can be pre-trained on

@@ -252,7 +252,7 @@ def schedule_of(recipe: Recipe, steps: int) -> Any:
 
 
 def default_epochs(schema: Schema) -> float:
-    """So many that about as many samples are seen as the kind of data asks for (400,000 images, in 1 to 100 epochs)."""
+    """So many that about as many samples are seen as the kind of data asks for (400,000 images, in 1 to 120 epochs)."""
     assert schema.count is not None
     seen, most = max((kind.samples_seen, kind.most_epochs) for kind in _kinds(schema))
     return float(min(most, max(1, round(seen / schema.count))))
