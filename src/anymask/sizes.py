@@ -19,8 +19,7 @@ class Size(NamedTuple):
 SIZES = {
     "pico": Size(64, 2, 2, 64, 1, 2),  # claims on texts, in minutes of one core
     "micro": Size(64, 6, 4, 64, 4, 4),  # tables, as ReMasker (arXiv:2309.13793)
-    "toy": Size(96, 2, 4, 64, 1, 4),  # images of at most 16 pixels: digits
-    "nano": Size(96, 4, 4, 64, 1, 4),
+    "nano": Size(96, 4, 4, 64, 1, 4),  # toy-sized data: digits
     "graph": Size(512, 2, 4, 512, 1, 1),  # nodes of graphs, as GraphMAE (arXiv:2205.10803)
     "tiny": Size(192, 12, 3, 192, 4, 3),
     "small": Size(384, 12, 6, 512, 8, 16),

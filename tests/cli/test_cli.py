@@ -91,7 +91,7 @@ def test_finetune_then_predict(run, folder, tmp_path):
 
 def test_describe(folder):
     text = call("describe", folder)
-    for word in ("40", "16", "left", "mae", "toy", "memory", "time"):
+    for word in ("40", "16", "left", "mae", "nano", "memory", "time"):
         assert word in text
 
 

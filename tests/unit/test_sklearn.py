@@ -63,7 +63,7 @@ def fitted(table):
 # What they compute.
 
 
-@pytest.mark.parametrize("size", ["toy", SMALL])
+@pytest.mark.parametrize("size", ["nano", SMALL])
 def test_features_of_images_are_those_of_pretrain_and_embed(digits, tmp_path, size):
     x = digits[0]
     made = MaskedEncoder(sample_shape=(8, 8), size=size, epochs=1, random_state=3, mask_ratio=0.6).fit_transform(x)
@@ -160,7 +160,7 @@ def test_grid_search_over_the_mask_ratio_in_a_pipeline(digits):
     grid = {"masked__mask_ratio": [0.25, 0.5, 0.75]}
     search = GridSearchCV(Pipeline(steps), grid, cv=2, error_score="raise").fit(*digits)
     assert (search.cv_results_["rank_test_score"] > 0).all()
-    assert search.best_score_ > 0.4  # 0.1 by chance
+    assert search.best_score_ > 0.5
     best = search.best_estimator_["masked"]
     assert best.recipe_.mask.args["ratio"] == best.mask_ratio == search.best_params_["masked__mask_ratio"]
 

@@ -78,24 +78,17 @@ def test_state_errors(tmp_path):
 def test_plan_and_its_rows():
     made = plan(images(), size=SIZE, steps=10, accumulate=2, batch_size=8, trial=True)
     assert (made.batch, made.micro_steps, made.epochs) == (16, 20, 4.0)
-    assert made.lr == pytest.approx(2.4e-3 * math.sqrt(16 / 4096 * 768 / 32) * 4 / SIZE.depth)
+    assert made.lr == pytest.approx(2.4e-3 * math.sqrt(16 / 4096 * 768 / 32))
     rows = dict(made.rows())
-    assert rows["learning rate"].startswith("1.5e-03 = 2.4e-03 for batch 4096, scaled with the square root of batch 16")
+    assert rows["learning rate"].startswith("7.3e-04 = 2.4e-03 for batch 4096, scaled with the square root of batch 16")
     assert rows["batch"] == "16 (8 samples x 2 accumulated)" and "expected time" in rows
     assert made.memory > 16 * made.parameters
-
-
-def test_shallow_encoders_get_a_higher_rate():
-    """By the quotient of 4 and the depth; the words say so."""
-    plans = [plan(images(100), size=SIZE._replace(depth=depth), epochs=1) for depth in (4, 2)]
-    assert plans[1].lr == pytest.approx(2 * plans[0].lr)
-    assert ["with depth 4 to 2" in made.lr_why for made in plans] == [False, True]
 
 
 @pytest.mark.parametrize("count, batch", [(2, 2), (50, 32), (1999, 64), (2000, 128)])
 def test_automatic_batch_and_size(count, batch):
     made = plan(images(count), epochs=1)
-    assert (made.batch_size, made.size_name) == (batch, "toy")
+    assert (made.batch_size, made.size_name) == (batch, "nano")
 
 
 def test_automatic_batch_fits_the_memory(monkeypatch):

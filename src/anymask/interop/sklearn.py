@@ -45,7 +45,7 @@ class MaskedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             image, flattened in this order; uint8 stays as it is, other numbers become float32.
         mask_ratio: share that is hidden, the recipe's argument `mask.ratio`; None = the recipe's own.
         changes: what else is different from the recipe: {"optimiser.lr": 1e-3}.
-        size: name or Size of the model; None = "toy" for images up to 16 pixels, "tiny" for larger ones, "micro" for
+        size: name or Size of the model; None = "nano" for images up to 16 pixels, "tiny" for larger ones, "micro" for
             tables.
         epochs: passes over the data; None = about 400,000 images or 1,000,000 rows in all.
         batch_size: "auto" = 128, or 64 below 2,000 rows.

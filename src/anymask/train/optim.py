@@ -17,7 +17,6 @@ def adamw(
     lr: float = 2.4e-3,
     lr_batch: int = 4096,
     lr_width: int = 768,
-    lr_depth: int = 1,
     betas: tuple[float, float] = (0.9, 0.95),
     weight_decay: float = 0.05,
 ) -> torch.optim.AdamW:
@@ -28,9 +27,8 @@ def adamw(
         lr: peak learning rate at a batch of `lr_batch`; it follows the square root of the batch (Malladi et al. 2022,
             arXiv:2205.10287), so that the papers' rates carry over to batches a hundred times smaller.
         lr_width: encoders narrower than this get a higher rate, by the square root of the quotient.
-        lr_depth: encoders shallower than this get a higher rate, by the quotient.
     """
-    peak = scaled_lr(lr, lr_batch, batch_size, lr_width, model.size.width) * max(1.0, lr_depth / model.size.depth)
+    peak = scaled_lr(lr, lr_batch, batch_size, lr_width, model.size.width)
     special = {
         f"{name}.{prefix}": change
         for name, part in model.named_modules()

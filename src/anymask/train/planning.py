@@ -173,7 +173,7 @@ def plan(
         precision=kind,
         precision_why=why,
         lr=max(group["lr"] for group in optimiser.param_groups),
-        lr_why=_lr_words(made, optimiser, batch, widths),
+        lr_why=_lr_words(made, optimiser, batch, widths.width),
         parameters=sum(p.numel() for p in model.parameters()),
         encoder_parameters=sum(p.numel() for part in (model.stem, model.encoder) for p in part.parameters()),
         memory=_memory(model, kept, chosen),
@@ -259,7 +259,7 @@ def default_epochs(schema: Schema) -> float:
 
 
 def default_size(schema: Schema) -> str:
-    """The size that suits the first part, such as "toy" for images of at most 16 pixels, else "tiny"."""
+    """The size that suits the first part, such as "nano" for images of at most 16 pixels, else "tiny"."""
     return _kinds(schema)[0].model_size(next(iter(schema.fields.values())))
 
 
@@ -336,7 +336,7 @@ def _steps(epochs: float | None, steps: int | None, schema: Schema, batch: int) 
     return max(1, math.ceil(epochs * count / batch)), epochs
 
 
-def _lr_words(recipe: Recipe, optimiser: torch.optim.Optimizer, batch: int, size: Size) -> str:
+def _lr_words(recipe: Recipe, optimiser: torch.optim.Optimizer, batch: int, width: int) -> str:
     peak = max(group["lr"] for group in optimiser.param_groups)
     part = recipe.optimiser or P(adamw)
     if part.part is not adamw:
@@ -344,6 +344,4 @@ def _lr_words(recipe: Recipe, optimiser: torch.optim.Optimizer, batch: int, size
     given = part.defaults()
     base, at, reference = given["lr"], given["lr_batch"], given["lr_width"]
     words = f"{peak:.1e} = {base:.1e} for batch {at}, scaled with the square root of batch {batch}"
-    words += f" and of {reference} to width {size.width}" if size.width < reference else ""
-    deep = given["lr_depth"]
-    return words + (f", and with depth {deep} to {size.depth}" if size.depth < deep else "")
+    return words + (f" and of {reference} to width {width}" if width < reference else "")

@@ -97,7 +97,7 @@ def pretrain(
             `stride`, `parts`, `text`, `tokenizer`, `vocabulary` and `cased` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
             mae for images, remasker for tables, bert for texts.
-        size: name or Size; None = "toy" for images up to 16 pixels, "nano" for texts, else "tiny"; "micro" for tables.
+        size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
         epochs: passes over the data; None = about 400,000 images or texts, or 1,000,000 rows in all. `steps`
             (optimiser steps) in its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or

@@ -216,7 +216,7 @@ class ImageKind(Kind):
         return RandomResizedCrop(scale=(0.6, 1.0))
 
     def model_size(self, field: Field) -> str:
-        return "toy" if min(field.shape[-2:]) <= 16 else "tiny"
+        return "nano" if min(field.shape[-2:]) <= 16 else "tiny"
 
 
 def _squares(field: Field, limit: int) -> int:

@@ -32,7 +32,7 @@ def mae(r):
         target=P(Pixels, normalise=True),
         loss=mse,
         augment=P(RandomResizedCrop, scale=(0.2, 1.0), flip=0.5),
-        optimiser=P(adamw, lr=2.4e-3, lr_batch=4096, lr_depth=4, betas=(0.9, 0.95), weight_decay=0.05),
+        optimiser=P(adamw, lr=2.4e-3, lr_batch=4096, betas=(0.9, 0.95), weight_decay=0.05),
         schedule=P(warmup_cosine, warmup=0.05),
     )
 
