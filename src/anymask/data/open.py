@@ -28,7 +28,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
                 channels: int | None = None, ignore: str | Sequence[str] = (),
                 na_values: str | Sequence[str] = (), kind: str | None = None, window: int | None = None,
                 stride: int | None = None, parts: str | Sequence[float] | None = None, text: str | None = None,
-                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False) -> Any:
+                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False,
+                canonical: bool = False) -> Any:
     """A source from a path or an object.
 
     `spec` is None or "digits" (embedded), or
@@ -43,6 +44,9 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     * texts: a .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of
       sentences and fewer than two of numbers, a folder with such files as train.csv and so on, one of .txt files (each
       a sample), one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels)
+    * proteins: a FASTA file, a table with a column of sequences, a folder in one of the layouts of FLIP; a list of
+      strings with kind="protein"
+    * molecules: a .smi file, a table with a column of SMILES; a list of strings with kind="molecule"
     * graphs: torch_geometric Data or a sequence of them, the folder of a Planetoid or TU set with its raw files, a
       folder with nodes.csv and edges.csv, or of such folders
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
@@ -65,14 +69,17 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
 
     `text` names the column of texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or
     "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
-    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers.
+    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers. Of proteins and molecules `text`
+    names the column as well, and the vocabulary is their alphabet. `canonical` rewrites SMILES as RDKit does, and
+    leaves out what it cannot read. `group="scaffold"` groups molecules by scaffold, and `parts` (0.8, 0.1, 0.1) then
+    divides them so, the largest groups to training.
 
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
                       channels=channels, ignore=_words(ignore), na_values=_words(na_values), kind=kind,
                       window=window, stride=stride, parts=_numbers(parts), text=text, tokenizer=tokenizer,
-                      vocabulary=vocabulary, cased=cased)
+                      vocabulary=vocabulary, cased=cased, canonical=canonical)
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)
