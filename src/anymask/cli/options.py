@@ -19,7 +19,7 @@ recipe_files = click.option(
     "--recipe", "recipe_file", metavar="FILE.py", help="The file of your own recipe, if the run was made with one."
 )
 label = click.option("--label", help="Column of the labels.")
-group = click.option("--group", help="Column that must not be split, such as patient.")
+group = click.option("--group", help="Column that must not be split, such as patient; of molecules also 'scaffold'.")
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option(
     "--image-size", type=int, help="Side of training images in pixels; points of a cloud; the most tokens of a text."
@@ -37,10 +37,11 @@ stride = click.option(
 )
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
 kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
-text = click.option("--text", metavar="COLUMN", help="Column of the texts.")
+text = click.option("--text", metavar="COLUMN", help="Column of the texts, sequences or SMILES.")
 tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, bytepair, a tokenizer.json, or a run.")
 vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
+canonical = click.option("--canonical", is_flag=True, help="Rewrite SMILES as RDKit does; needs rdkit.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
 )
@@ -63,7 +64,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
         image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, text,
-        tokenizer, vocabulary, cased, changing,
+        tokenizer, vocabulary, cased, canonical, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -136,7 +137,7 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text",
+        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text", "canonical",
         *(("label", "group") if labelled else ()),
     )  # fmt: skip
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}

@@ -81,6 +81,7 @@ class Kind(ABC):
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
     most_epochs: int = 120  # ... and epochs at most
     on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
+    spelled: bool = False  # values are sequences of pieces of a vocabulary, the field's `more["tokenizer"]`
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
     fewest: int = 2  # samples that can be pre-trained on
     asked_last: bool = False  # True: `open` takes what no other kind has taken
@@ -142,6 +143,14 @@ class Kind(ABC):
     @abstractmethod
     def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
         """(B, D) float32, the plain input of baselines, of a batch fitted to `field`; about `limit` values at most."""
+
+    def flat_tokens(self, values: Tensor, field: Field) -> Tensor | None:
+        """(B, N, D) float32, the plain input of baselines on single tokens; None: what the tokenizer gives."""
+        return None
+
+    def flattened_tokens(self, field: Field) -> str:
+        """What `flat_tokens` gives, in words; '' where it gives None."""
+        return ""
 
     @abstractmethod
     def example_field(self, name: str) -> Field:

@@ -81,7 +81,8 @@ def open_hf(spec: Any, options: Options) -> Source | StreamSource:
         names = names or found
     groups = None if options.group is None else np.array(spec.with_format(None)[options.group][:])
     if not encoded:
-        reader = kind.object_reader(_array_like(spec.with_format("numpy")[0][column]), options)
+        first = _array_like(spec.with_format("numpy")[0][column])
+        reader = kind.object_reader(first, replace(options, kind=kind.name))
         return Source(name=name, columns={kind.name: ItemColumn(
             kind, spec.with_format("numpy"), partial(_item_at, column), _need(reader, column))},
             labels=numbers, label_names=names, groups=groups, strict=options.strict)
@@ -109,7 +110,7 @@ def _open_hf_dict(spec: Any, options: Options) -> Source | StreamSource:
 
 def _hf_column(spec: Any, what: str, options: Options) -> tuple[str, Kind, bool]:
     """Column with the samples, its kind, and whether it is encoded."""
-    kinds = all_kinds()
+    kinds = {kind.name: kind for kind in asked_kinds(options.kind)}
     features = spec.features or {}
     for kind in kinds.values():
         asked = kind.asked_column(options)
@@ -146,7 +147,8 @@ def _hf_stream(spec: Any, column: str, kind: Kind, encoded: bool, label: str | N
         parts: Any = partial(_encoded_parts, kind.name, column, settled.decode)
     else:
         parts = partial(_object_parts, kind.name, partial(_item_at, column),
-                        _need(kind.object_reader(_array_like(first[0][column]), options), column))
+                        _need(kind.object_reader(_array_like(first[0][column]), replace(options, kind=kind.name)),
+                              column))
     numbered = label is not None and isinstance(first[0][label], int)
     if label is not None and not numbered:
         notes = [*notes, f"no labels are used: column '{label}' is not of class numbers, and a stream's names are "

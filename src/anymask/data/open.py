@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,7 @@ from .source import AnySource, Source
 from .stream import StreamSource
 
 
-def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
-                group: Any = None, streaming: bool = False, layout: str | None = None,
-                channels: int | None = None, ignore: str | Sequence[str] = (),
-                na_values: str | Sequence[str] = (), categories: str | Sequence[str] = (), kind: str | None = None,
-                window: int | None = None, stride: int | None = None, parts: str | Sequence[float] | None = None,
-                text: str | None = None, tokenizer: Any = None, vocabulary: int | None = None,
-                cased: bool = False) -> Any:
+def open_source(spec: Any = None, **options: Any) -> Any:
     """A source from a path or an object.
 
     `spec` is None or "digits" (embedded), or
@@ -44,6 +37,9 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     * texts: a .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of
       sentences and fewer than two of numbers, a folder with such files as train.csv and so on, one of .txt files (each
       a sample), one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels)
+    * proteins: a FASTA file, a table with a column of sequences, a folder in one of the layouts of FLIP; a list of
+      strings with kind="protein"
+    * molecules: a .smi file, a table with a column of SMILES; a list of strings with kind="molecule"
     * graphs: torch_geometric Data or a sequence of them, the folder of a Planetoid or TU set with its raw files, a
       folder with nodes.csv and edges.csv, or of such folders
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
@@ -70,41 +66,27 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
 
     `text` names the column of texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or
     "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
-    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers.
+    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers. Of proteins and molecules `text`
+    names the column as well, and the vocabulary is their alphabet. `canonical` rewrites SMILES as RDKit does, and
+    leaves out what it cannot read. `group="scaffold"` groups molecules by scaffold, and `parts` (0.8, 0.1, 0.1) then
+    divides them so, the largest groups to training.
 
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
-    options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
-                      channels=channels, ignore=_words(ignore), na_values=_words(na_values),
-                      categories=_words(categories), kind=kind, window=window, stride=stride, parts=_numbers(parts),
-                      text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased)
-    source = _open(spec, options)
-    if streaming and isinstance(source, Source):
+    asked = Options.of(options)
+    source = _open(spec, asked)
+    if asked.streaming and isinstance(source, Source):
         return as_stream(source)
     return source
 
 
-def _words(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(str(word) for word in given)
-
-
-def _numbers(given: str | Sequence[float] | None) -> tuple[float, ...] | None:
-    if given is None:
-        return None
-    words = given.split(",") if isinstance(given, str) else given
-    try:
-        found = tuple(float(word) for word in words)
-    except (TypeError, ValueError):
-        found = ()
-    if len(found) != 3 or min(found) <= 0 or (max(found) < 1 and sum(found) > 1 + 1e-6):
-        raise DataError(f"parts={given!r} (--parts) is for training, validation and test: three shares, as "
-                        "0.6,0.2,0.2, or months of 30 days, as 12,4,4")
-    return found
-
-
 def _open(spec: Any, options: Options) -> AnySource:
     for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last):
-        source = kind.open(spec, options)
+        try:
+            source = kind.open(spec, options)
+        except PermissionError as error:  # kinds look into folders before they are sure that they know them
+            place = error.filename or spec
+            raise DataError(f"no permission to read the folder {place}; change it: chmod u+rx {place}") from error
         if source is not None:
             return source
     if isinstance(spec, (Source, StreamSource)):

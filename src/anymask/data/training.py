@@ -199,7 +199,7 @@ class StreamSteps(_Training, IterableDataset[Any]):
         there = [n for n, (_, _, sample) in enumerate(read) if sample is not None]
         if not there:
             raise DataError(f"no sample of step {step} of the stream {self.source.name} can be read; last: "
-                            f"{': '.join(self.source.skipped[-1])}")
+                            f"{': '.join(self.source.skipped[-1])}; mend them, or give other data")
         chosen = [read[next((k for k in there if k >= n), there[0])] for n in range(len(read))]
         label = self.source.label_of
         labels = None if label is None else np.array([label(record) for _, record, _ in chosen], dtype=np.int64)

@@ -222,26 +222,34 @@ class Cells(Part):
 
 
 class Pieces(Part):
-    """Texts to one token for each piece of their vocabulary.
+    """Texts and other sequences that are spelled (proteins, molecules) to one token for each piece of their vocabulary.
 
-    (B, N) numbers of pieces, -1 behind the end of a text -> integer stream `text` (B, N). `pos` is the place in the
-    text. There is no grid, as texts vary in length. Special tokens at the start and the end are not part of a text: an
+    (B, N) numbers of pieces, -1 behind the end of a text -> integer stream (B, N). `pos` is the place in the text.
+    There is no grid, as texts vary in length. Special tokens at the start and the end are not part of a text: an
     encoder has a CLS token of its own.
 
     Args:
-        field: of the schema.
+        kind: of data; None = of any kind that is spelled, and texts in the contract.
+        field: of the schema; None = the first one of that kind.
     """
 
     takes = "text"
-    renderer = "anymask.reports.texts:Sentences"
 
-    def __init__(self, model: Model, *, field: str = "text"):
+    @staticmethod
+    def serves(kind: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether it takes fields of a kind, with such arguments."""
+        asked = arguments.get("kind")
+        return kind_of(kind).spelled if asked is None else kind == asked
+
+    def __init__(self, model: Model, *, kind: str | None = None, field: str | None = None):
         super().__init__(model)
-        text = model.schema.fields[field]
-        self.field, self.grid, self.pitch = field, None, (1.0,)
-        self.longest, self.mask_id = text.shape[0], int(text.more["mask"])
-        self.counts = {field: text.more["counts"]}  # of each piece in the training data
-        self.streams = {field: -len(text.more["counts"])}
+        fields = model.schema.fields
+        self.field = field or next(name for name, f in fields.items() if self.serves(f.kind, {"kind": kind}))
+        about = fields[self.field]
+        self.grid, self.pitch, self.renderer = None, (1.0,), kind_of(about.kind).renderer
+        self.longest, self.mask_id = about.shape[0], int(about.more["mask"])
+        self.counts = {self.field: about.more["counts"]}  # of each piece in the training data
+        self.streams = {self.field: -len(about.more["counts"])}
 
     def forward(self, sample: Sample) -> Tokens:
         text = sample[self.field].long()
