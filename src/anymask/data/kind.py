@@ -40,6 +40,9 @@ class Blob(NamedTuple):
         return Path(self.name).suffix.lower()
 
     def read(self) -> bytes:
+        """Its bytes; of a folder those of its files, one after another."""
+        if isinstance(self.data, Path) and self.data.is_dir():
+            return b"".join(path.read_bytes() for path in sorted(self.data.iterdir()) if path.is_file())
         return self.data.read_bytes() if isinstance(self.data, Path) else self.data
 
 
@@ -154,6 +157,10 @@ class Kind(ABC):
         raise NotImplementedError(f"a {self.name} is not cut into patches")
 
     # What most kinds have no answer to.
+
+    def samples(self, names: Sequence[str]) -> list[str]:
+        """The samples that files make up, by the names of files or folders; by default each file is one."""
+        return list(names)
 
     def recipe_for(self, schema: Schema) -> str:
         """Slug of the recipe that is the default for such data."""

@@ -47,6 +47,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
       folder with nodes.csv and edges.csv, or of such folders
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
       sweeps (.bin)
+    * videos: a folder of .mp4, .avi, .webm or .mkv files, as one of images; with kind="video" also of .gif files, or
+      with a folder of pictures for each video; an array (N, T, H, W, C) or (N, C, T, H, W)
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -61,7 +63,7 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
 
     A long record (a table with a column of dates) is cut into windows of `window` moments, one every `stride` moments,
     within parts by time: `parts` are three shares (training, validation, test; 0.6, 0.2, 0.2 by default), or months of
-    30 days, as 12, 4, 4.
+    30 days, as 12, 4, 4. Of a video, `window` are the frames of a clip and `stride` those from one to the next.
 
     `text` names the column of texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or
     "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
