@@ -30,11 +30,9 @@ categories = click.option(
     "--category", "categories", multiple=True, metavar="COLUMN", help="Column of a table whose numbers are categories."
 )
 window = click.option(
-    "--window", type=int, help="Moments of a sample of a long record; voxels a side of a crop of a volume."
+    "--window", type=int, help="Moments of a sample of a long record; frames of a clip; voxels a side of a crop."
 )
-stride = click.option(
-    "--stride", type=int, help="Moments from one window to the next, by default 1; voxels from one crop to the next."
-)
+stride = click.option("--stride", type=int, help="From one window, frame of a clip, or crop to the next.")
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
 kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
 text = click.option("--text", metavar="COLUMN", help="Column of the texts, sequences or SMILES.")

@@ -173,7 +173,7 @@ def _extent(model: Model, subject: Subject) -> list[str]:
     name, values = names[0], subject.batch[names[0]]
     more = [n for side in reversed(sides) for n in (0, side)]
     big = torch.nn.functional.pad(values, more, value=7)
-    extent = torch.tensor(values.shape[2:]).expand(len(values), len(sides))
+    extent = subject.batch.get("extent", torch.tensor(values.shape[2:]).expand(len(values), len(sides)))
     small, large = model.embed(subject.batch), model.embed({**subject.batch, name: big, "extent": extent})
     if large.ok is None:
         raise ContractError(

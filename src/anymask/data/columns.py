@@ -38,8 +38,9 @@ class FileBlobs:
         return Blob(self.names[row], self.root / self.names[row])
 
     def nbytes(self, row: int) -> int:
+        path = self.root / self.names[row]
         try:
-            return (self.root / self.names[row]).stat().st_size
+            return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
         except OSError:  # gone, or its folder may not be entered: as good as empty, and reported as unreadable
             return 0
 
@@ -52,6 +53,7 @@ class Column(ABC):
     dtype: str | None
     in_memory: bool = False  # True: reading costs nothing
     record: Any = None  # the long record that values are windows of
+    repeats: int = 1  # training values that are drawn from one reading, in one batch: where reading is what costs
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -217,7 +217,7 @@ def _by_kind(names: list[str], options: Options) -> list[tuple[Kind, list[str]]]
     only where there are no others."""
     read = [(kind, _read_by(kind, options.kind)) for kind in asked_kinds(options.kind)]
     groups = ((kind, [n for n in names if Path(n).suffix.lower() in endings]) for kind, endings in read)
-    found = [(kind, chosen) for kind, chosen in groups if chosen]
+    found = [(kind, kind.samples(chosen)) for kind, chosen in groups if chosen]
     return [(kind, chosen) for kind, chosen in found if not kind.incidental] or found
 
 

@@ -40,6 +40,9 @@ class Blob(NamedTuple):
         return Path(self.name).suffix.lower()
 
     def read(self) -> bytes:
+        """Its bytes; of a folder those of its files, one after another."""
+        if isinstance(self.data, Path) and self.data.is_dir():
+            return b"".join(path.read_bytes() for path in sorted(self.data.iterdir()) if path.is_file())
         return self.data.read_bytes() if isinstance(self.data, Path) else self.data
 
 
@@ -88,7 +91,6 @@ class Kind(ABC):
     incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
     columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
     elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis
-    lazy: bool = False  # True: values are places in long records, read by `fit` and `natural`
     gaps: bool = False  # True: NaN is a value that is missing; else it is refused
     varies: bool = False  # True: a training batch holds values of several lengths, `field.shape[0]` at most, see `pad`
 
@@ -169,6 +171,10 @@ class Kind(ABC):
     def blank(self, field: Field) -> tuple[float, ...]:
         """What stands in patches for missing values beside others, of each channel; of kinds on a grid with gaps."""
         return field.mean
+
+    def samples(self, names: Sequence[str]) -> list[str]:
+        """The samples that files make up, by the names of files or folders; by default each file is one."""
+        return list(names)
 
     def recipe_for(self, schema: Schema) -> str:
         """Slug of the recipe that is the default for such data."""

@@ -46,6 +46,8 @@ def open_source(spec: Any = None, **options: Any) -> Any:
       sweeps (.bin)
     * volumes: a NIfTI file (.nii, .nii.gz), a folder of them, or of cases with several scans each (CASE/t1.nii.gz, or
       CASE_0000.nii.gz); with kind="volume" also .npy files and arrays (X, Y, Z) or (N, X, Y, Z)
+    * videos: a folder of .mp4, .avi, .webm or .mkv files, as one of images; with kind="video" also of .gif files, or
+      with a folder of pictures for each video; an array (N, T, H, W, C) or (N, C, T, H, W)
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -61,8 +63,8 @@ def open_source(spec: Any = None, **options: Any) -> Any:
 
     A long record (a table with a column of dates) is cut into windows of `window` moments, one every `stride` moments,
     within parts by time: `parts` are three shares (training, validation, test; 0.6, 0.2, 0.2 by default), or months of
-    30 days, as 12, 4, 4. Volumes are cut into crops of `window` voxels a side (48), on a grid of one every `stride`
-    voxels (as many).
+    30 days, as 12, 4, 4. Of a video, `window` are the frames of a clip and `stride` those from one to the next. Volumes
+    are cut into crops of `window` voxels a side (48), on a grid of one every `stride` voxels (as many).
 
     `text` names the column of texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or
     "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path

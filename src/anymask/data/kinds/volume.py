@@ -192,7 +192,6 @@ class VolumeKind(Kind):
     recipe = "mae"
     samples_seen, most_epochs = 12_000, 200
     on_grid = True
-    lazy = True
     gaps = True
     renderer = "anymask.reports.volumes:Slices"
 
