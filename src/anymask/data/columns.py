@@ -25,6 +25,22 @@ class Blobs(Protocol):
         ...
 
 
+class HeldBlobs:
+    """A few blobs in a list."""
+
+    def __init__(self, blobs: list[Blob]) -> None:
+        self.blobs = blobs
+
+    def __len__(self) -> int:
+        return len(self.blobs)
+
+    def __getitem__(self, row: int) -> Blob:
+        return self.blobs[row]
+
+    def nbytes(self, row: int) -> int:
+        return -1
+
+
 class FileBlobs:
     """Files below a root, by name."""
 

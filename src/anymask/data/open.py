@@ -18,6 +18,8 @@ from .kind import asked_kinds
 from .objects import as_stream, hugging_face, open_hf, open_torch
 from .options import Options
 from .parquet import open_parquet
+from .shards import ENDING as SHARD
+from .shards import open_shards
 from .source import AnySource, Source
 from .stream import StreamSource
 
@@ -48,6 +50,8 @@ def open_source(spec: Any = None, **options: Any) -> Any:
       CASE_0000.nii.gz); with kind="volume" also .npy files and arrays (X, Y, Z) or (N, X, Y, Z)
     * videos: a folder of .mp4, .avi, .webm or .mkv files, as one of images; with kind="video" also of .gif files, or
       with a folder of pictures for each video; an array (N, T, H, W, C) or (N, C, T, H, W)
+    * a .tar file or a folder of them, in the layout of webdataset: a stream of any kind of data that comes in files;
+      train-000.tar and test-000.tar are splits
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -133,6 +137,8 @@ def _open_path(path: Path, options: Options) -> AnySource:
         return open_npy(path, options)
     if ending == ".npz":
         return open_npz(path, options)
+    if ending == SHARD:
+        return open_shards([path], options, path.name)
     if ending == ".parquet":
         return open_parquet([path], options, path.name)
     return open_file(path, options)
