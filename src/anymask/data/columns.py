@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,7 @@ class Column(ABC):
     dtype: str | None
     in_memory: bool = False  # True: reading costs nothing
     record: Any = None  # the long record that values are windows of
+    about: Mapping[str, Any] = {}  # what a kind knows of all the values, such as the sampling rate of sounds
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -84,9 +85,13 @@ class BlobColumn(Column):
     def __init__(self, kind: Kind, blobs: Blobs, settled: Settled) -> None:
         self.kind, self.blobs, self.decode = kind, blobs, settled.decode
         self.shape, self.dtype = settled.shape, settled.dtype
+        self.about, self._lengths = getattr(settled.decode, "about", {}), settled.lengths
 
     def __len__(self) -> int:
         return len(self.blobs)
+
+    def lengths(self) -> np.ndarray | None:
+        return self._lengths
 
     def read(self, row: int) -> Value | None:
         return self.decode(self.blobs[row])
@@ -146,6 +151,7 @@ class ItemColumn(Column):
     def __init__(self, kind: Kind, items: Any, pick: Callable[[Any], Any], reader: Callable[[Any, str], Value]) -> None:
         self.kind, self.items, self.pick, self.reader = kind, items, pick, reader
         self.shape = self.dtype = None
+        self.about = getattr(reader, "about", {})
 
     def __len__(self) -> int:
         return len(self.items)

@@ -28,7 +28,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
                 channels: int | None = None, ignore: str | Sequence[str] = (),
                 na_values: str | Sequence[str] = (), kind: str | None = None, window: int | None = None,
                 stride: int | None = None, parts: str | Sequence[float] | None = None, text: str | None = None,
-                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False) -> Any:
+                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False,
+                rate: int | None = None) -> Any:
     """A source from a path or an object.
 
     `spec` is None or "digits" (embedded), or
@@ -47,6 +48,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
       folder with nodes.csv and edges.csv, or of such folders
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
       sweeps (.bin)
+    * sounds: a folder of .wav, .flac, .ogg or .mp3 files as of images, an array (N, T) or (N, C, T) or a list of arrays
+      (T,) or (C, T) with kind="audio" and rate
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -67,12 +70,15 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
     of a tokenizer.json or of another run, or a tokenizer of the library tokenizers.
 
+    `rate` is the sampling rate of sounds in Hz: that of arrays, which do not say theirs, and what files are resampled
+    to; by default that of most files.
+
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
                       channels=channels, ignore=_words(ignore), na_values=_words(na_values), kind=kind,
                       window=window, stride=stride, parts=_numbers(parts), text=text, tokenizer=tokenizer,
-                      vocabulary=vocabulary, cased=cased)
+                      vocabulary=vocabulary, cased=cased, rate=rate)
     source = _open(spec, options)
     if streaming and isinstance(source, Source):
         return as_stream(source)

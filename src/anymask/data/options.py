@@ -27,3 +27,4 @@ class Options:
     tokenizer: Any = None
     vocabulary: int | None = None
     cased: bool = False
+    rate: int | None = None

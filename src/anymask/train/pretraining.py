@@ -79,6 +79,7 @@ def pretrain(
     tokenizer: Any = None,
     vocabulary: int | None = None,
     cased: bool = False,
+    rate: int | None = None,
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
@@ -93,7 +94,7 @@ def pretrain(
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
             `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `kind`, `window`, `stride`, `parts`,
-            `text`, `tokenizer`, `vocabulary` and `cased` go there.
+            `text`, `tokenizer`, `vocabulary`, `cased` and `rate` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
             mae for images, remasker for tables, bert for texts.
         size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
@@ -111,7 +112,7 @@ def pretrain(
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
         image_size: pixels in training, one side or (H, W); points of a cloud, moments of a series, the most tokens of a
-            text.
+            text, the most seconds of a sound.
         workers: loader processes.
         loggers: names of Lightning loggers ("tensorboard"), or such objects, beside metrics.csv.
         progress: False = quiet.
@@ -126,7 +127,7 @@ def pretrain(
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
     asked = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
-    asked |= dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased or None)
+    asked |= dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased or None, rate=rate)
     opening |= {name: value for name, value in asked.items() if value is not None}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))
