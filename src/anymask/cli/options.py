@@ -22,8 +22,9 @@ label = click.option("--label", help="Column of the labels.")
 group = click.option("--group", help="Column that must not be split, such as patient; of molecules also 'scaffold'.")
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option(
-    "--image-size", type=int, help="Side of training images in pixels; points of a cloud; the most tokens of a text."
-)
+    "--image-size", type=int,
+    help="Side of training images in pixels; points of a cloud; the most tokens of a text, seconds of a sound.",
+)  # fmt: skip
 ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 categories = click.option(
@@ -40,6 +41,7 @@ tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, by
 vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
 canonical = click.option("--canonical", is_flag=True, help="Rewrite SMILES as RDKit does; needs rdkit.")
+rate = click.option("--rate", type=int, metavar="HZ", help="Sampling rate that sounds are taken at.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
 )
@@ -63,7 +65,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
         image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, text,
-        tokenizer, vocabulary, cased, canonical, changing,
+        tokenizer, vocabulary, cased, canonical, rate, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -136,7 +138,7 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text", "canonical",
+        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
         *(("label", "group") if labelled else ()),
     )  # fmt: skip
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}

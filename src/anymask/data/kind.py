@@ -50,7 +50,8 @@ class Settled(NamedTuple):
     """What a kind decided about a column of blobs after looking at headers.
 
     `decode` turns a blob into a value and must be picklable; `shape` and `dtype` are of every value where the headers
-    agree, else None; `bad` is row -> reason; `notes` are for people.
+    agree, else None; `bad` is row -> reason; `notes` are for people; `lengths` (N,) of kinds that vary in length, where
+    headers say them.
     """
 
     decode: Callable[[Blob], Value]
@@ -58,6 +59,7 @@ class Settled(NamedTuple):
     dtype: str | None
     bad: dict[int, str]
     notes: list[str]
+    lengths: np.ndarray | None = None
 
 
 class Meter(ABC):
@@ -92,6 +94,7 @@ class Kind(ABC):
     columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
     elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis
     gaps: bool = False  # True: NaN is a value that is missing; else it is refused
+    classics: Sequence[str] = ()  # names of classical features that baselines are measured on, see `classical`
     varies: bool = False  # True: a training batch holds values of several lengths, `field.shape[0]` at most, see `pad`
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
@@ -201,6 +204,11 @@ class Kind(ABC):
     ) -> tuple[str, np.ndarray] | None:
         """The classical search engine of this kind: its name, and (queries, documents) scores of values as stored."""
         return None
+
+    def classical(self, values: Tensor, field: Field) -> dict[str, Tensor]:
+        """Features that have long been used for such data, one for each name in `classics`: (B, D) each, of a batch
+        fitted to `field`."""
+        return {}
 
     def flattened(self, field: Field, limit: int) -> str:
         """What `flat` does beside flattening, in words; '' where nothing."""

@@ -52,6 +52,8 @@ def open_source(spec: Any = None, **options: Any) -> Any:
       with a folder of pictures for each video; an array (N, T, H, W, C) or (N, C, T, H, W)
     * a .tar file or a folder of them, in the layout of webdataset: a stream of any kind of data that comes in files;
       train-000.tar and test-000.tar are splits
+    * sounds: a folder of .wav, .flac, .ogg or .mp3 files as of images, an array (N, T) or (N, C, T) or a list of arrays
+      (T,) or (C, T) with kind="audio" and rate
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -76,6 +78,9 @@ def open_source(spec: Any = None, **options: Any) -> Any:
     names the column as well, and the vocabulary is their alphabet. `canonical` rewrites SMILES as RDKit does, and
     leaves out what it cannot read. `group="scaffold"` groups molecules by scaffold, and `parts` (0.8, 0.1, 0.1) then
     divides them so, the largest groups to training.
+
+    `rate` is the sampling rate of sounds in Hz: that of arrays, which do not say theirs, and what files are resampled
+    to; by default that of most files.
 
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """

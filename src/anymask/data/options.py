@@ -33,6 +33,7 @@ class Options:
     vocabulary: int | None = None
     cased: bool = False
     canonical: bool = False
+    rate: int | None = None
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Options:

@@ -314,6 +314,7 @@ def _decoded(source: Source) -> Source | None:
         if not _fill(array, column, source, bad):
             return None
         columns[name] = ArrayColumn(column.kind, array, dtype=str(array.dtype), convert=_same)
+        columns[name].about = column.about
     copy = Source(name=source.name, columns=columns, ids=source.ids, labels=source.labels,
                   label_names=source.label_names, groups=source.groups, bad=bad, strict=source.strict,
                   notes=source.notes, targets=source.targets, token_labels=source.token_labels)

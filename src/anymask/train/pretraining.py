@@ -98,7 +98,7 @@ def pretrain(
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
         image_size: pixels in training, one side or (H, W); points of a cloud, moments of a series, the most tokens of a
-            text.
+            text, the most seconds of a sound.
         workers: loader processes.
         loggers: names of Lightning loggers ("tensorboard"), or such objects, beside metrics.csv.
         progress: False = quiet.
