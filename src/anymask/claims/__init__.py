@@ -9,6 +9,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 """
 
 from anymask.claims.claim import Claim
+from anymask.claims.contrast import Contrast
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
@@ -24,6 +25,7 @@ from anymask.claims.metrics import (
     TokenProbe,
 )
 from anymask.claims.regression import Regress
+from anymask.claims.repeated import RepeatedFolds
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "SHOWN",
     "Claim",
     "ClaimError",
+    "Contrast",
     "Evidence",
     "FewLabels",
     "FineTune",
@@ -43,6 +46,7 @@ __all__ = [
     "Probe",
     "Rebuild",
     "Regress",
+    "RepeatedFolds",
     "Retrieve",
     "TokenProbe",
     "Verdict",

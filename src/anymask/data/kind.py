@@ -171,6 +171,10 @@ class Kind(ABC):
 
     # What most kinds have no answer to.
 
+    def groups(self, field: Field) -> list[list[int]]:
+        """Channels that belong together, by number; of kinds on a grid."""
+        return [[n] for n in range(field.shape[0])]
+
     def blank(self, field: Field) -> tuple[float, ...]:
         """What stands in patches for missing values beside others, of each channel; of kinds on a grid with gaps."""
         return field.mean

@@ -133,7 +133,7 @@ class Patches(Part):
     def whole(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Standardised patches (B, N, values * C) back to standardised values (B, C, *space)."""
         axes = len(self.sides)
-        x = x.unflatten(1, grid).unflatten(1 + axes, (*self.sides, self.channels))  # B n.. p.. C
+        x = x.unflatten(1, grid).unflatten(1 + axes, (*self.sides, -1))  # B n.. p.. C
         pairs = [axis for i in range(axes) for axis in (1 + i, 1 + axes + i)]
         x = x.permute(0, 1 + 2 * axes, *pairs)  # B C n p n p ..
         for axis in range(axes):

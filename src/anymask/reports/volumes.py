@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,13 +47,13 @@ class Slices:
         grey = ((self.voxels(panel.content) - low.view(shape)) / (high - low).view(shape)).clamp(0, 1)
         shown = torch.ones(panel.content.shape[:2], dtype=torch.bool) if panel.shown is None else panel.shown
         missing = panel.content[..., 0].isnan()
-        hidden = self._spread((~shown & ~missing).float()) > 0.5  # B X Y Z
+        hidden = self._spread((~shown & ~missing).float()) > 0.5  # B M X Y Z
         values = None if panel.values is None else self._spread(_unit(panel.values))
         rows = []
         for b in range(len(grey)):
-            for volume in grey[b]:
-                over = None if values is None else values[b]
-                tiles = [self._tile(volume, hidden[b], over, view) for view in range(3)]
+            for channel, volume in enumerate(grey[b]):
+                over = None if values is None else values[b, channel]
+                tiles = [self._tile(volume, hidden[b, channel], over, view) for view in range(3)]
                 rows.append(_beside(tiles))
         sheet = _below(rows)
         out = io.BytesIO()
@@ -60,11 +61,8 @@ class Slices:
         return Drawing(panel.name, _words(panel, shown, missing), png=out.getvalue())
 
     def _spread(self, values: Tensor) -> Tensor:
-        """(B, N) a value a patch, for every voxel (B, X, Y, Z)."""
-        out = values.unflatten(1, self.tokenizer.grid)
-        for axis, side in enumerate(self.tokenizer.sides):
-            out = out.repeat_interleave(side, axis + 1)
-        return out
+        """(B, N) a value a patch, for every voxel (B, M, X, Y, Z)."""
+        return spread(self.tokenizer, values)
 
     def _tile(self, volume: Tensor, hidden: Tensor, values: Tensor | None, view: int) -> Image.Image:
         grey = _slice(volume.nan_to_num(), view)
@@ -80,6 +78,16 @@ class Slices:
         row, column = np.indices(hole.shape)
         hatch = np.where((row + column) % PERIOD == 0, LINE, GREY)[..., None].astype(np.uint8)
         return Image.fromarray(np.where(hole[..., None], hatch, pixels))
+
+
+def spread(tokenizer: Any, values: Tensor) -> Tensor:
+    """(B, N) a value a patch, for every value of a grid (B, C, *space): patches of all channels, or of sets of them."""
+    groups = getattr(tokenizer, "members", [list(range(tokenizer.channels))])
+    each = values.unflatten(1, (len(groups), *tokenizer.grid))  # B S n..
+    for axis, side in enumerate(tokenizer.sides):
+        each = each.repeat_interleave(side, axis + 2)
+    of = {channel: number for number, group in enumerate(groups) for channel in group}
+    return each[:, [of[channel] for channel in range(tokenizer.channels)]]
 
 
 def _slice(volume: Tensor, view: int) -> np.ndarray:

@@ -275,7 +275,8 @@ class AudioMeter(Meter):
             return
         _sounds.finite(value, name)
         start = torch.from_numpy(np.ascontiguousarray(value[: int(60 * self.rate)]))
-        x = _mel.log_mel(start[None], self.front)[0].double().numpy() + 50.0  # sums of squares of shifted values keep their digits
+        # Sums of squares of shifted values keep their digits.
+        x = _mel.log_mel(start[None], self.front)[0].double().numpy() + 50.0
         self.total += x.sum(1)
         self.square += np.square(x).sum(1)
         self.frames += x.shape[1]

@@ -31,7 +31,7 @@ from ._volumes import Case, Held, Scan
 CROP = 48  # voxels a side of a sample, unless asked for (--window)
 SMALLEST = 16
 PLAIN = "volume"  # what the only modality of volumes without names is called
-EXAMPLE = (1, 24, 16, 16)  # made-up crops are no cubes, so that axes cannot be confused
+EXAMPLE = (2, 24, 16, 16)  # made-up crops are no cubes, so that axes cannot be confused
 RAW = 12  # values a side of raw input
 
 
@@ -304,8 +304,8 @@ class VolumeKind(Kind):
         x = blobs(64, EXAMPLE, 0)
         spread = lambda f: tuple(float(v) for v in f(x, axis=(0, 2, 3, 4)))
         return Field(name=name, kind=self.name, dtype="float32", shape=EXAMPLE, sizes=(EXAMPLE[1:],) * 3, low=0.0,
-                     high=1.0, mean=spread(np.nanmean), std=spread(np.nanstd), columns=(PLAIN,), gaps=(0.0,),
-                     more={"spacing": [1.0, 1.0, 1.0], "scaling": ["percentiles"], "cases": 8, "finest": 1.0,
+                     high=1.0, mean=spread(np.nanmean), std=spread(np.nanstd), columns=("t1", "t2"), gaps=(0.0, 0.5),
+                     more={"spacing": [1.0, 1.0, 1.0], "scaling": ["percentiles"] * 2, "cases": 8, "finest": 1.0,
                            "coarsest": 1.0})  # fmt: skip
 
     def examples(self, field: Field, count: int, seed: int) -> Tensor:
@@ -340,15 +340,17 @@ def _plain(item: Any) -> np.ndarray:
 
 
 def blobs(count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """(count, M, X, Y, Z) in 0..1: smooth tissue, the same in all modalities but for its brightness; beyond the end of
-    every second volume there is no scan."""
+    """(count, M, X, Y, Z) in 0..1: smooth tissue, the same in all modalities but for its brightness. Every second case
+    lacks its last scan, and every fourth one's scans end early."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(count, 1, 4, 5, 3, generator=generator)
     tissue = torch.nn.functional.interpolate(coarse, size=shape[1:], mode="trilinear", align_corners=True)
     tone = torch.linspace(1.0, -0.8, shape[0]).view(1, -1, 1, 1, 1)
     x = 0.5 + 0.2 * tissue * tone + 0.02 * torch.randn(count, *shape, generator=generator)
     x = x.clamp(0, 1)
-    x[1::2, :, -(shape[1] // 3) :] = torch.nan
+    x[2::4, :, -(shape[1] // 3) :] = torch.nan
+    if shape[0] > 1:
+        x[1::2, -1] = torch.nan
     return x.numpy()
 
 

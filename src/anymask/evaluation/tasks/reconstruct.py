@@ -18,6 +18,7 @@ from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.infill import WIDEST, Gaussian, interpolated, nearest, nearest_value
 from anymask.evaluation.masked import batches, check_content, content, frozen, hide
 from anymask.evaluation.metrics import psnr
+from anymask.reports.renderer import joined
 from anymask.run import Run
 from anymask.table import Table, interval
 
@@ -74,7 +75,7 @@ def evaluate(
     train = [model.tokenizer(sample) for sample in batches(model, run.schema, fit, **whole)]
     if hasattr(model.target, "distance"):
         return _by_distance(run, models, train, held, ratios, draws, seed, whole, progress)
-    x = torch.cat([next(iter(tokens.x.values())) for tokens in train])
+    x = torch.cat([joined(tokens.x) for tokens in train])
     x = x.nan_to_num() if x.is_floating_point() else x  # single missing values count as the mean
     valid = _valid(train)
     real = x.is_floating_point()
@@ -142,8 +143,10 @@ def _fillings(model: Model, x: Tensor, valid: Tensor | None) -> dict[str, Fill]:
         mean = _mean(x, valid)
         place = lambda step, content: torch.where(step.mask.visible[..., None], content, mean)
     found = {"mean of the place": place}
-    found["nearest visible token"] = lambda step, content: nearest(content, step.mask.visible, step.tokens.pos)
-    if hasattr(model.tokenizer, "whole"):
+    found["nearest visible token"] = lambda step, content: nearest(
+        content, step.mask.visible, step.tokens.pos, step.tokens.kinds
+    )
+    if hasattr(model.tokenizer, "whole") and len(model.tokenizer.streams) == 1:
         name = "linear interpolation"
         fill: Callable[[Tensor, Tensor], Tensor] = interpolated
         if len(model.tokenizer.sides) > 2:  # of more axes it takes hours
@@ -171,7 +174,7 @@ def _filled(
     step: Step, methods: dict[str, Fill], models: dict[str, Model], grid: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Sum of squared errors over hidden values, and their number, of every method."""
-    ((_, x),) = step.tokens.x.items()
+    x = joined(step.tokens.x)
     asked = ~step.mask.visible if step.tokens.valid is None else ~step.mask.visible & step.tokens.valid
     asked = asked[..., None] & ~x.isnan()  # B N D
     made = {name: fill(step, x.nan_to_num()) for name, fill in methods.items()}
