@@ -35,10 +35,11 @@ window = click.option(
 )
 stride = click.option("--stride", type=int, help="From one window, frame of a clip, or crop to the next.")
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
-kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
+kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, mix, ...), where it is open.")
 text = click.option("--text", metavar="COLUMN", help="Column of the texts, sequences or SMILES.")
 tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, bytepair, a tokenizer.json, or a run.")
 vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
+derive = click.option("--derive", metavar="PART,...", help="Parts to train on: image, and luma, edges, colours of it.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
 canonical = click.option("--canonical", is_flag=True, help="Rewrite SMILES as RDKit does; needs rdkit.")
 rate = click.option("--rate", type=int, metavar="HZ", help="Sampling rate that sounds are taken at.")
@@ -65,7 +66,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
         image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, text,
-        tokenizer, vocabulary, cased, canonical, rate, changing,
+        tokenizer, vocabulary, cased, canonical, rate, derive, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -138,7 +139,7 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
+        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate", "derive",
         *(("label", "group") if labelled else ()),
     )  # fmt: skip
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}

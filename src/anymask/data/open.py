@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from . import finding
 from .arrays import as_numpy, from_array, open_digits, open_npy, open_npz
+from .derive import derived
 from .errors import DataError
 from .folder import open_file, open_folder
 from .kind import asked_kinds
+from .mix import open_mix
 from .objects import as_stream, hugging_face, open_hf, open_torch
 from .options import Options
 from .parquet import open_parquet
@@ -54,6 +57,8 @@ def open_source(spec: Any = None, **options: Any) -> Any:
       train-000.tar and test-000.tar are splits
     * sounds: a folder of .wav, .flac, .ogg or .mp3 files as of images, an array (N, T) or (N, C, T) or a list of arrays
       (T,) or (C, T) with kind="audio" and rate
+    * several parts of each sample, any of them missing in some: a description (mix.toml, mix.json) or the same as a
+      dict, a dict of parts {"rgb": ..., "text": ...}, a folder of folders with matching names (see `anymask.data.mix`)
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -82,16 +87,26 @@ def open_source(spec: Any = None, **options: Any) -> Any:
     `rate` is the sampling rate of sounds in Hz: that of arrays, which do not say theirs, and what files are resampled
     to; by default that of most files.
 
+    With `kind="mix"`, or `text`, a folder of images with metadata.csv is read as images with their texts. `derive`
+    names the parts that samples are to have: their own and what is made of their image, "luma", "edges", "colours".
+
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     asked = Options.of(options)
     source = _open(spec, asked)
+    if asked.derive:
+        if not isinstance(source, Source):
+            raise DataError("parts are derived (--derive) from samples by number, and this is a stream")
+        source = derived(source, asked.derive)
     if asked.streaming and isinstance(source, Source):
         return as_stream(source)
     return source
 
 
 def _open(spec: Any, options: Options) -> AnySource:
+    mixed = open_mix(spec, options)
+    if mixed is not None:
+        return mixed
     for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last):
         try:
             source = kind.open(spec, options)
@@ -134,7 +149,7 @@ def _open_path(path: Path, options: Options) -> AnySource:
     if not there:
         raise DataError(f"{path} does not exist{_near(path)}")
     if path.is_dir():
-        return open_folder(path, options)
+        return finding.found(path, options) or open_folder(path, options)
     if not os.access(path, os.R_OK):
         raise DataError(f"no permission to read {path}; change it: chmod u+r {path}")
     ending = path.suffix.lower()

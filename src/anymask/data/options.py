@@ -34,6 +34,7 @@ class Options:
     cased: bool = False
     canonical: bool = False
     rate: int | None = None
+    derive: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Options:
@@ -48,6 +49,10 @@ class Options:
         for name in ("ignore", "na_values", "categories"):
             if name in found:
                 found[name] = _words(found[name])
+        if isinstance(found.get("derive"), str):
+            found["derive"] = [word.strip() for word in found["derive"].split(",") if word.strip()]
+        if "derive" in found:
+            found["derive"] = _words(found["derive"])
         if "parts" in found:
             found["parts"] = _numbers(found["parts"])
         return cls(**found)

@@ -82,7 +82,7 @@ def pretrain(
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
             `opening`: options of `open_source`, such as `label`, `group`, `kind`.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
-            mae for images, remasker for tables, bert for texts, proteins and molecules.
+            such as mae for images, remasker for tables, bert for texts, multimae for samples of several parts.
         size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
         epochs: passes over the data; None = about 400,000 images or texts, or 1,000,000 rows in all. `steps`
             (optimiser steps) in its place.

@@ -170,6 +170,9 @@ class TableKind(Kind):
     def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return tensor(np.stack(values)), None
 
+    def absent(self, field: Field) -> np.ndarray:
+        return np.full(field.shape, np.nan, dtype=np.float32)
+
     def align(self, column: Column, field: Field) -> Column:
         levels = levels_of(field)
         if not isinstance(column, TableColumn) or not set(column.names) >= set(field.columns):
