@@ -307,7 +307,7 @@ def test_resizing_agrees_over_types():
     image = RNG.integers(60, 190, (3, 24, 31), dtype=np.uint8)  # no overshoot, which 8 bits clip between the passes
     for box in (None, (3.0, 2.0, 20.0, 22.0)):
         packed, planes = resize(image, (13, 40), box), resize(image.astype(np.float32), (13, 40), box)
-        # Half a step of rounding between the passes, times the weights of the second (1.3 at most), and half at the end.
+        # Rounding by half a step between the passes, times the weights of the second (1.3 at most), and at the end.
         assert np.abs(packed - planes).max() <= 1.15
     torch_way = torch.nn.functional.interpolate(torch.from_numpy(image)[None].float(), (13, 13), mode="bicubic",
                                                 antialias=True, align_corners=False)[0].clamp(0, 255)
