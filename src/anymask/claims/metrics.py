@@ -131,10 +131,11 @@ class TokenProbe(Metric):
 
     def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
                ) -> np.ndarray:  # fmt: skip
-        from anymask.evaluation.token_classes import divide, probed, token_features
+        from anymask.evaluation.token_classes import divide, probed, seen, token_features
 
         division = divide(run, train, None, SEED)
         x = token_features(run, train, trained=trained, precision=precision)
+        division, _ = seen(division, x)
         return 100.0 * probed(division, x, linear_probe, seed=SEED).correct
 
 

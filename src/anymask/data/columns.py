@@ -25,6 +25,22 @@ class Blobs(Protocol):
         ...
 
 
+class HeldBlobs:
+    """A few blobs in a list."""
+
+    def __init__(self, blobs: list[Blob]) -> None:
+        self.blobs = blobs
+
+    def __len__(self) -> int:
+        return len(self.blobs)
+
+    def __getitem__(self, row: int) -> Blob:
+        return self.blobs[row]
+
+    def nbytes(self, row: int) -> int:
+        return -1
+
+
 class FileBlobs:
     """Files below a root, by name."""
 
@@ -38,8 +54,9 @@ class FileBlobs:
         return Blob(self.names[row], self.root / self.names[row])
 
     def nbytes(self, row: int) -> int:
+        path = self.root / self.names[row]
         try:
-            return (self.root / self.names[row]).stat().st_size
+            return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
         except OSError:  # gone, or its folder may not be entered: as good as empty, and reported as unreadable
             return 0
 
@@ -52,6 +69,7 @@ class Column(ABC):
     dtype: str | None
     in_memory: bool = False  # True: reading costs nothing
     record: Any = None  # the long record that values are windows of
+    repeats: int = 1  # training values that are drawn from one reading, in one batch: where reading is what costs
     about: Mapping[str, Any] = {}  # what a kind knows of all the values, such as the sampling rate of sounds
 
     @abstractmethod

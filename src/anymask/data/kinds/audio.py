@@ -26,7 +26,6 @@ from ._sound_columns import Decoder, ListColumn, Mono, ObjectReader, held, rate_
 
 LONGEST = 10.0  # seconds of a training sample, unless asked for (Audio-MAE, arXiv:2207.06405, section 4.2)
 ENOUGH_SECONDS, ENOUGH_SOUNDS = 1200.0, 64  # that the figures of a schema are taken from
-MEASURED = 60  # seconds of one sound, at most
 CEPSTRA = 20  # of each frame, for the classical baseline
 EXAMPLE = (4_000, 1_600)  # rate and samples of made-up sounds
 
@@ -275,8 +274,9 @@ class AudioMeter(Meter):
         if value is None:
             return
         _sounds.finite(value, name)
-        part = torch.from_numpy(np.ascontiguousarray(value[: MEASURED * self.rate]))
-        x = _mel.log_mel(part[None], self.front)[0].double().numpy() + 50.0  # so shifted, sums of squares keep digits
+        start = torch.from_numpy(np.ascontiguousarray(value[: int(60 * self.rate)]))
+        # Sums of squares of shifted values keep their digits.
+        x = _mel.log_mel(start[None], self.front)[0].double().numpy() + 50.0
         self.total += x.sum(1)
         self.square += np.square(x).sum(1)
         self.frames += x.shape[1]
