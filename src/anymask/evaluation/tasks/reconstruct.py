@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ from anymask.run import Run
 from anymask.table import Table, interval
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
-FITTED = 5_000  # training samples that classical fillings are fitted on
+FITTED = 5_000  # training samples that classical fillings are fitted on ...
+VALUES = 2**28  # ... and values of them, as they are held in memory
 MODELS = (("untrained model", False), ("pre-trained model", True))
 
 
@@ -64,14 +66,16 @@ def evaluate(
     check_content(model)
     _check(ratios, draws, samples)
     held = test or (source.split("test") if "test" in source.splits else source)
-    fit, held = (_some(part, n, seed) for part, n in ((source, FITTED), (held, samples)))
+    fit, held = (_some(part, n, seed) for part, n in ((source, _fitted(model)), (held, samples)))
     whole: dict[str, Any] = dict(batch_size=batch_size, fixed=True)
     train = [model.tokenizer(sample) for sample in batches(model, run.schema, fit, **whole)]
     if hasattr(model.target, "distance"):
         return _by_distance(run, models, train, held, ratios, draws, seed, whole, progress)
     x = torch.cat([next(iter(tokens.x.values())) for tokens in train])
     x = x.nan_to_num() if x.is_floating_point() else x  # single missing values count as the mean
-    valid = None if train[0].valid is None else torch.cat([t.valid for t in train])  # type: ignore[misc]
+    valid = None
+    if any(t.valid is not None for t in train):
+        valid = torch.cat([x.new_ones(t.shape, dtype=torch.bool) if t.valid is None else t.valid for t in train])
     real = x.is_floating_point()
     grid = hasattr(model.tokenizer, "whole")  # values on a grid, cut into patches
     methods = _fillings(model, x, valid) if real else {}
@@ -100,6 +104,13 @@ def hidden_at(model: Model, sample: dict[str, Tensor], ratio: float, key: Tensor
     n = step.tokens.shape[1]
     seen: int | float = min(n - 1, max(1, round(n * (1 - ratio))))
     return hide(model, step, keyed.uniform(key, n, salt=13), seen if step.tokens.valid is None else 1 - ratio)
+
+
+def _fitted(model: Model) -> int:
+    """How many training samples are fitted on."""
+    grid, widths = getattr(model.tokenizer, "grid", None), model.tokenizer.streams.values()
+    values = 1 if grid is None else math.prod(grid) * sum(max(1, width) for width in widths)
+    return max(1, min(FITTED, VALUES // values))
 
 
 def _check(ratios: Sequence[float], draws: int, samples: int) -> None:
