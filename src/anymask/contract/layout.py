@@ -181,8 +181,8 @@ def _extent(model: Model, subject: Subject) -> list[str]:
             f"the tokenizer takes padding of {name} for content",
             "mark tokens outside sample['extent'] invalid",
         )
-    own = small.x.flatten(0, 1) if small.ok is None else small.x[small.ok]
-    gap = _gap(own, large.x[large.ok])
+    alone = small.x.flatten(0, 1) if small.ok is None else small.x[small.ok]
+    gap = _gap(alone, large.x[large.ok])
     if gap:
         raise ContractError(
             PADDING,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,22 @@ class Blobs(Protocol):
     def nbytes(self, row: int) -> int:
         """Encoded size; 0 for an empty file, -1 where it is not known without reading."""
         ...
+
+
+class HeldBlobs:
+    """A few blobs in a list."""
+
+    def __init__(self, blobs: list[Blob]) -> None:
+        self.blobs = blobs
+
+    def __len__(self) -> int:
+        return len(self.blobs)
+
+    def __getitem__(self, row: int) -> Blob:
+        return self.blobs[row]
+
+    def nbytes(self, row: int) -> int:
+        return -1
 
 
 class FileBlobs:
@@ -54,6 +70,7 @@ class Column(ABC):
     in_memory: bool = False  # True: reading costs nothing
     record: Any = None  # the long record that values are windows of
     repeats: int = 1  # training values that are drawn from one reading, in one batch: where reading is what costs
+    about: Mapping[str, Any] = {}  # what a kind knows of all the values, such as the sampling rate of sounds
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -86,9 +103,13 @@ class BlobColumn(Column):
     def __init__(self, kind: Kind, blobs: Blobs, settled: Settled) -> None:
         self.kind, self.blobs, self.decode = kind, blobs, settled.decode
         self.shape, self.dtype = settled.shape, settled.dtype
+        self.about, self._lengths = getattr(settled.decode, "about", {}), settled.lengths
 
     def __len__(self) -> int:
         return len(self.blobs)
+
+    def lengths(self) -> np.ndarray | None:
+        return self._lengths
 
     def read(self, row: int) -> Value | None:
         return self.decode(self.blobs[row])
@@ -148,6 +169,7 @@ class ItemColumn(Column):
     def __init__(self, kind: Kind, items: Any, pick: Callable[[Any], Any], reader: Callable[[Any, str], Value]) -> None:
         self.kind, self.items, self.pick, self.reader = kind, items, pick, reader
         self.shape = self.dtype = None
+        self.about = getattr(reader, "about", {})
 
     def __len__(self) -> int:
         return len(self.items)

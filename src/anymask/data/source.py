@@ -190,7 +190,7 @@ class Source:
             if sample is not None:
                 return sample, actual
         raise DataError(f"none of the {len(self)} samples of {self.name} can be read; first: "
-                        f"{': '.join(self.skipped[0])}")
+                        f"{': '.join(self.skipped[0])}; mend them, or give other data")
 
     def try_read(self, index: int) -> Sample | None:
         """A sample, or None where it cannot be read (then it is named in `skipped`; DataError when strict)."""
@@ -218,7 +218,7 @@ class Source:
         self.rows = np.array([row for row in self.rows.tolist() if row not in self._bad], dtype=np.int64)
         if not len(self.rows):
             raise DataError(f"none of the {len(self._bad)} samples of {self.name} can be read; first: "
-                            f"{': '.join(self.skipped[0])}")
+                            f"{': '.join(self.skipped[0])}; mend them, or give other data")
         return self
 
     @property
@@ -314,6 +314,7 @@ def _decoded(source: Source) -> Source | None:
         if not _fill(array, column, source, bad):
             return None
         columns[name] = ArrayColumn(column.kind, array, dtype=str(array.dtype), convert=_same)
+        columns[name].about = column.about
     copy = Source(name=source.name, columns=columns, ids=source.ids, labels=source.labels,
                   label_names=source.label_names, groups=source.groups, bad=bad, strict=source.strict,
                   notes=source.notes, targets=source.targets, token_labels=source.token_labels)

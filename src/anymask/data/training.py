@@ -232,14 +232,15 @@ class StreamSteps(_Training, IterableDataset[Any]):
     def batch(self, records: list[tuple[int, Any]], step: int) -> Batch:
         """An unreadable record is replaced by the next readable one of the same batch."""
         read = [(position, record, self._read(record, position, step)) for position, record in records]
-        there = [n for n, (_, _, sample) in enumerate(read) if sample is not None]
+        there = [n for n, (*_, sample) in enumerate(read) if sample is not None]
         if not there:
             raise DataError(f"no sample of step {step} of the stream {self.source.name} can be read; last: "
-                            f"{': '.join(self.source.skipped[-1])}")
+                            f"{': '.join(self.source.skipped[-1])}; mend them, or give other data")
         chosen = [read[next((k for k in there if k >= n), there[0])] for n in range(len(read))]
         label = self.source.label_of
         labels = None if label is None else np.array([label(record) for _, record, _ in chosen], dtype=np.int64)
-        return self.build([sample for *_, sample in chosen], np.array([p for p, *_ in chosen]), labels, step)
+        samples = [sample for *_, sample in chosen if sample is not None]  # none is
+        return self.build(samples, np.array([p for p, *_ in chosen]), labels, step)
 
     def _read(self, record: Any, position: int, step: int) -> Sample | None:
         sample = self.source.decode(record, position)

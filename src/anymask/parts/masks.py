@@ -97,9 +97,10 @@ class Random(Scored):
 
     def forward(self, step: Step, model: Model) -> Mask:
         tokens, score = step.tokens, self.score(step, model)
-        plain = self.unit == 1 or tokens.valid is None
-        shown = self.visible(tokens) if plain else whole_units(score, tokens.valid, self.ratio)
-        return split(score, shown, keep=model.corruption.keep, ask=self.ask, valid=tokens.valid)
+        valid = tokens.valid
+        plain = self.unit == 1 or valid is None
+        shown = self.visible(tokens) if plain else whole_units(score, valid, self.ratio)  # type: ignore[arg-type]
+        return split(score, shown, keep=model.corruption.keep, ask=self.ask, valid=valid)
 
     def score(self, step: Step, model: Model) -> Tensor:
         tokens, key = step.tokens, step.sample["key"]
