@@ -19,8 +19,8 @@ def check_sets(model: Model) -> list[str]:
     """
     if not getattr(model.tokenizer, "joint", False) or len(model.tokenizer.streams) < 2:
         raise EvaluateError(
-            "this needs a model whose tokens are of several sets, such as scans of a case or bands; use a run of such a "
-            "recipe (bm-mae, satmae, ca-mae)"
+            "this needs a model whose tokens are of several sets, such as scans of a case or bands; use a run of such "
+            "a recipe (bm-mae, satmae, ca-mae)"
         )
     check_content(model)
     return list(model.tokenizer.streams)
