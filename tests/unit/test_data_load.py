@@ -397,9 +397,9 @@ def test_cifar10():
 def test_other_real_images():
     emoji = real_source("openmoji", split="test")
     assert len(emoji) == 357 and emoji.splits == ("train",) and len(emoji.labels) == 357
-    satellite = real_source("eurosat_ms")
-    field = infer_schema(satellite).fields["satellite"]
-    assert field.shape == (13, 64, 64) and satellite.splits == ("test", "validation")
+    satellite = real_source("eurosat_ms", kind="image")
+    field = infer_schema(satellite).fields["image"]
+    assert field.shape == (13, 64, 64) and field.dtype == "uint16" and satellite.splits == ("test", "validation")
     scenes = real_source("eolearn_patch/reference_scenes_s2_13band.npy")
     assert infer_schema(scenes).fields["image"].shape == (13, 101, 100)
     depth = infer_schema(real_source("redwood_livingroom/depth")).fields["image"]

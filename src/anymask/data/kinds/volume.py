@@ -23,7 +23,7 @@ from ..columns import Blobs, Column
 from ..errors import DataError, SchemaError
 from ..kind import Kind, Meter, Settled
 from ..options import Options
-from ..schema import Field
+from ..schema import Field, Schema
 from ..source import Source
 from . import _volumes
 from ._volumes import Case, Held, Scan
@@ -211,6 +211,10 @@ class VolumeKind(Kind):
                 arrays = list(arrays[0])
             return source_of([(f"volume {n}", [(f"volume {n}", a)]) for n, a in enumerate(arrays)], options)
         return None
+
+    def recipe_for(self, schema: Schema) -> str:
+        several = any(field.kind == self.name and field.shape[0] > 1 for field in schema.fields.values())
+        return "bm-mae" if several else self.recipe
 
     def settle(self, blobs: Blobs, options: Options) -> Settled:
         raise DataError("volumes are NIfTI files in a folder, or arrays with kind='volume'")
