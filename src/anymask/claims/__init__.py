@@ -10,6 +10,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 
 from anymask.claims.claim import Claim
 from anymask.claims.errors import ClaimError, OutOfTime
+from anymask.claims.filling import FillIn
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
     FewLabels,
@@ -34,6 +35,7 @@ __all__ = [
     "ClaimError",
     "Evidence",
     "FewLabels",
+    "FillIn",
     "FineTune",
     "Folds",
     "Forecast",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ def raw_input(source: Source, schema: Schema, *, batch_size: int = 256) -> np.nd
     that cannot be read is NaN."""
     out: np.ndarray | None = None
     limit = RAW // len(schema.fields)
+    schema = replace(schema, fields={name: kind_of(f.kind).uncut(f) for name, f in schema.fields.items()})
     for batch in ordered_loader(source, schema, batch_size=batch_size, fixed=True):
         flat = [kind_of(field.kind).flat(batch[name], field, limit) for name, field in schema.fields.items()]
         x = torch.cat(flat, 1).numpy()

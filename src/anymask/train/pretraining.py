@@ -72,6 +72,7 @@ def pretrain(
     ignore: Sequence[str] = (),
     na_values: Sequence[str] = (),
     categories: Sequence[str] = (),
+    events: str | None = None,
     kind: str | None = None,
     window: int | None = None,
     stride: int | None = None,
@@ -93,8 +94,8 @@ def pretrain(
 
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
-            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `categories`, `kind`, `window`,
-            `stride`, `parts`, `text`, `tokenizer`, `vocabulary` and `cased` go there.
+            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `categories`, `events`, `kind`,
+            `window`, `stride`, `parts`, `text`, `tokenizer`, `vocabulary` and `cased` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
             mae for images, remasker for tables, bert for texts.
         size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
@@ -127,7 +128,7 @@ def pretrain(
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
     asked = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
-    asked |= dict(categories=list(categories) or None)
+    asked |= dict(categories=list(categories) or None, events=events)
     asked |= dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased or None)
     opening |= {name: value for name, value in asked.items() if value is not None}
     if resume:
