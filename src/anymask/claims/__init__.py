@@ -11,6 +11,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 from anymask.claims.claim import Claim
 from anymask.claims.contrast import Contrast
 from anymask.claims.errors import ClaimError, OutOfTime
+from anymask.claims.filling import FillIn
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
     FewLabels,
@@ -37,6 +38,7 @@ __all__ = [
     "Contrast",
     "Evidence",
     "FewLabels",
+    "FillIn",
     "FineTune",
     "Folds",
     "Forecast",

@@ -23,13 +23,14 @@ group = click.option("--group", help="Column that must not be split, such as pat
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option(
     "--image-size", type=int,
-    help="Side of training images in pixels; points of a cloud; the most tokens of a text, seconds of a sound.",
+    help="Side of training images; points of a cloud; the most tokens of a text or a stay; seconds of a sound.",
 )  # fmt: skip
 ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 categories = click.option(
     "--category", "categories", multiple=True, metavar="COLUMN", help="Column of a table whose numbers are categories."
 )
+events = click.option("--events", metavar="ID,TIME,CODE,VALUE", help="Columns of a table of measurements of stays.")
 window = click.option(
     "--window", type=int, help="Moments of a sample of a long record; frames of a clip; voxels a side of a crop."
 )
@@ -64,7 +65,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, text,
+        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, events, text,
         tokenizer, vocabulary, cased, canonical, rate, changing,
     ):  # fmt: skip
         command = option(command)
@@ -138,7 +139,7 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
+        "na_values", "categories", "events", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
         *(("label", "group") if labelled else ()),
     )  # fmt: skip
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}

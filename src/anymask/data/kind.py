@@ -218,6 +218,10 @@ class Kind(ABC):
         """What `flat` does beside flattening, in words; '' where nothing."""
         return ""
 
+    def uncut(self, field: Field) -> Field:
+        """The field with values as long as they come, for baselines, where training takes a part of long ones."""
+        return field
+
     def align(self, column: Column, field: Field) -> Column:
         """The column with its values laid out as in the field: a table's cells in the order of its columns' names."""
         return column

@@ -36,6 +36,8 @@ def open_source(spec: Any = None, **options: Any) -> Any:
       test.csv, a DataFrame, an array (N, F), with NaN, empty or NA cells missing
     * time series: such a table with a column of dates, a .ts file of the UCR/UEA archive or a folder of them, an array
       (N, T) or (N, C, T) with kind="series"
+    * health records: a long table with a row for each measurement (columns of stay, time, code and value) as .csv,
+      .tsv, .parquet or DataFrame, or a folder with such a table and one of outcomes, a row for each stay
     * texts: a .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of
       sentences and fewer than two of numbers, a folder with such files as train.csv and so on, one of .txt files (each
       a sample), one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels)
@@ -63,9 +65,10 @@ def open_source(spec: Any = None, **options: Any) -> Any:
     without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
     `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` (names of columns to leave
     out), `na_values` (further words that stand for a missing cell) and `categories` (columns whose numbers are names of
-    categories) are for tables. `kind` ("image", "points", ...)
-    says what the data are where their form leaves it open, as that of bare arrays does: an array (N, H, W) is grey
-    images, (N, P, 3) point clouds, (N, F) a table, unless `kind` says otherwise.
+    categories) are for tables. `events` ("stay,time,code,value") names the columns of health records where their names
+    do not tell. `kind` ("image", "points", ...) says what the data are where their form leaves it open, as that of bare
+    arrays does: an array (N, H, W) is grey images, (N, P, 3) point clouds, (N, F) a table, unless `kind` says
+    otherwise.
 
     A long record (a table with a column of dates) is cut into windows of `window` moments, one every `stride` moments,
     within parts by time: `parts` are three shares (training, validation, test; 0.6, 0.2, 0.2 by default), or months of

@@ -360,3 +360,4 @@ def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again:
 
 
 KIND = TableKind()
+__all__ = ["KIND", "TableColumn", "TableKind", "cells_of", "levels_of", "table_of", "with_cells", "with_target"]
