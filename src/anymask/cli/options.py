@@ -131,9 +131,12 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
 
     as_before = (
         "na_values", "strict", "kind", "window", "stride", "parts", "text", "canonical",
-        *(("label", "group") if labelled else ())
+        *(("label", "group") if labelled else ()),
     )  # fmt: skip
-    saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
+    opening = run.settings.get("opening", {})
+    if "parts" in opening:  # which may be parts by group
+        as_before += ("group",)
+    saved = {name: value for name, value in opening.items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})
 
 

@@ -100,9 +100,10 @@ def as_text(value: np.ndarray) -> str:
 
 class TextKind(Kind):
     name = "text"
+    held_in = "a table with a column of sentences"
     endings = frozenset((".txt",))
     incidental = True
-    columns = _texts.NAMES
+    columns: Sequence[str] = _texts.NAMES
     recipe = "bert"
     renderer = "anymask.reports.texts:Sentences"
     elastic = varies = spelled = True
