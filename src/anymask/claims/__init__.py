@@ -9,6 +9,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 """
 
 from anymask.claims.claim import Claim
+from anymask.claims.contrast import Contrast
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
@@ -23,6 +24,8 @@ from anymask.claims.metrics import (
     Retrieve,
     TokenProbe,
 )
+from anymask.claims.regression import Regress
+from anymask.claims.repeated import RepeatedFolds
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "SHOWN",
     "Claim",
     "ClaimError",
+    "Contrast",
     "Evidence",
     "FewLabels",
     "FineTune",
@@ -41,6 +45,8 @@ __all__ = [
     "OutOfTime",
     "Probe",
     "Rebuild",
+    "Regress",
+    "RepeatedFolds",
     "Retrieve",
     "TokenProbe",
     "Verdict",

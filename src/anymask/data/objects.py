@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import BlobColumn, ItemColumn
+from .columns import BlobColumn, HeldBlobs, ItemColumn
 from .errors import DataError
 from .kind import Blob, Kind, all_kinds, asked_kinds
 from .labels import encode
@@ -142,7 +142,7 @@ def _hf_stream(spec: Any, column: str, kind: Kind, encoded: bool, label: str | N
         raise DataError(f"the stream {name} is empty; give data that hold something")
     notes: list[str] = []
     if encoded:
-        settled = kind.settle(_Few([cell_blob(r[column], n) for n, r in enumerate(first)]), options)
+        settled = kind.settle(HeldBlobs([cell_blob(r[column], n) for n, r in enumerate(first)]), options)
         notes = settled.notes
         parts: Any = partial(_encoded_parts, kind.name, column, settled.decode)
     else:
@@ -156,22 +156,6 @@ def _hf_stream(spec: Any, column: str, kind: Kind, encoded: bool, label: str | N
     return StreamSource(name=name, records=records, kinds={kind.name: kind}, parts=parts, strict=options.strict,
                         label=partial(_label_at, label) if numbered else None, label_names=names, notes=notes,
                         identity=str(getattr(spec.info, "download_checksums", "")))
-
-
-class _Few:
-    """Blobs in a list."""
-
-    def __init__(self, blobs: list[Blob]) -> None:
-        self.blobs = blobs
-
-    def __len__(self) -> int:
-        return len(self.blobs)
-
-    def __getitem__(self, row: int) -> Blob:
-        return self.blobs[row]
-
-    def nbytes(self, row: int) -> int:
-        return -1
 
 
 # ---- torch

@@ -275,10 +275,14 @@ class Source:
     def content_hash(self, index: int) -> str:
         """sha256 of the decoded values: equal for equal pixels, however they are stored."""
         digest = hashlib.sha256()
-        for name, value in (self.try_read(index) or {"unreadable": np.array(self.id_of(index))}).items():
-            if value is not None:
-                digest.update(f"{name} {value.dtype} {value.shape}".encode())
-                digest.update(value.tobytes())
+        try:
+            for name, value in (self.try_read(index) or {"unreadable": np.array(self.id_of(index))}).items():
+                if value is not None:
+                    content = value.tobytes()
+                    digest.update(f"{name} {value.dtype} {value.shape}".encode())
+                    digest.update(content)
+        except Unreadable as error:  # of a value that is read as far as it is needed
+            digest.update(f"unreadable {error}".encode())
         return digest.hexdigest()
 
 
@@ -313,6 +317,7 @@ def _decoded(source: Source) -> Source | None:
         if not _fill(array, column, source, bad):
             return None
         columns[name] = ArrayColumn(column.kind, array, dtype=str(array.dtype), convert=_same)
+        columns[name].about = column.about
     copy = Source(name=source.name, columns=columns, ids=source.ids, labels=source.labels,
                   label_names=source.label_names, groups=source.groups, bad=bad, strict=source.strict,
                   notes=source.notes, targets=source.targets, token_labels=source.token_labels)

@@ -71,6 +71,15 @@ def stream_of(model: Model) -> str:
     return field if field in model.tokenizer.streams else next(iter(model.tokenizer.streams))
 
 
+def joined(x: dict[str, Tensor]) -> Tensor:
+    """Streams of real numbers side by side (B, N, widest), NaN behind the content of narrower ones."""
+    if len(x) == 1:
+        return next(iter(x.values()))
+    widest = max(one.shape[2] for one in x.values())
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(one, (0, widest - one.shape[2]), value=torch.nan) for one in x.values()], 1)
+
+
 def marked(tokens: Tokens, stream: str) -> Tensor:
     """Content of a stream (B, N, D) or (B, N) float32, NaN for tokens that are not valid."""
     x = tokens.x[stream].float()
@@ -78,6 +87,21 @@ def marked(tokens: Tokens, stream: str) -> Tensor:
         return x
     valid = tokens.valid[:, part_of(tokens, stream)]
     return torch.where(valid if x.ndim == 2 else valid[..., None], x, torch.nan)
+
+
+def content_of(model: Model, tokens: Tokens) -> tuple[Tensor, slice]:
+    """Content that is drawn, NaN for tokens that are not valid, and where it is among all tokens: that of `stream_of`,
+    or of all streams, where the tokenizer makes one of them by `together` (B, N, D), in the units of the target's
+    `content`, or says that they can be put side by side (`joint`)."""
+    tokenizer = model.tokenizer
+    if hasattr(tokenizer, "together"):
+        x = tokenizer.together(tokens).float()
+    elif getattr(tokenizer, "joint", False):
+        x = joined(tokens.x).float()
+    else:
+        stream = stream_of(model)
+        return marked(tokens, stream), part_of(tokens, stream)
+    return x if tokens.valid is None else torch.where(tokens.valid[..., None], x, torch.nan), slice(None)
 
 
 def part_of(tokens: Tokens, stream: str) -> slice:
@@ -94,14 +118,13 @@ def contents(model: Model, step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Te
     """Content (B, N, D), which of it is visible (B, N), and predictions (B, N, D) with where they are (B, N); None in
     their place where the target is not the content.
 
-    With several masks for a sample, the first one is taken. Of several streams, that of `stream_of`, without
-    predictions.
+    With several masks for a sample, the first one is taken. Of several streams that cannot be put together, that of
+    `stream_of`, without predictions.
     """
-    stream = stream_of(model)
-    content = marked(step.tokens, stream)
+    content, place = content_of(model, step.tokens)
     b, n = content.shape[:2]
-    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, part_of(step.tokens, stream)]
-    if not hasattr(model.target, "content") or len(step.tokens.x) > 1:
+    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, place]
+    if not hasattr(model.target, "content") or n < step.tokens.shape[1]:
         return content, visible, None
     rows = _first(step.mask.ask_of, b, content.device)
     pred = model.target.content(step)[rows]
