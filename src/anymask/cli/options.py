@@ -142,7 +142,10 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
         "na_values", "categories", "events", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
         *(("label", "group") if labelled else ()),
     )  # fmt: skip
-    saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
+    opening = run.settings.get("opening", {})
+    if "parts" in opening:  # which may be parts by group
+        as_before += ("group",)
+    saved = {name: value for name, value in opening.items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})
 
 

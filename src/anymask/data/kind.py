@@ -81,6 +81,7 @@ class Kind(ABC):
 
     name: str
     endings: frozenset[str]  # of files that hold one sample each
+    held_in: str = ""  # what holds many samples, in words: "a table with a column of dates"
     asked_endings: frozenset[str] = frozenset()  # of such files too, where this kind is asked for by name (kind=)
     recipe: str  # slug of the recipe that is the default for such data
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
