@@ -76,7 +76,7 @@ def test_permuting_channels_with_their_names_changes_nothing():
         torch.manual_seed(0)
         model = find(slug).build(schema, SMALL).eval()
         batch = batch_of(schema)
-        column = SimpleNamespace(kind=kind_of("satellite"), about=SimpleNamespace(bands=field.columns[::-1]))
+        column = SimpleNamespace(kind=kind_of("satellite"), told=SimpleNamespace(bands=field.columns[::-1]))
         shuffled = [x.numpy()[::-1] for x in batch["satellite"]]
         column.read = lambda row, x=shuffled: x[row]
         aligned = kind_of("satellite").align(column, field)

@@ -14,7 +14,7 @@ from anymask.claims import Contrast, RepeatedFolds
 from anymask.data import infer_schema, open_source
 from anymask.evaluation import embed, evaluate
 from anymask.evaluation.infill import nearest, nearest_value
-from anymask.reports.renderer import Panel, drawn, filled, renderer_of
+from anymask.reports.renderer import Panel, content_of, filled, renderer_of
 from anymask.reports.satellites import composites
 from anymask.train.measure import first_batch
 
@@ -71,7 +71,7 @@ def test_pictures_hatch_what_is_hidden(run):
     model = run[0].model()
     sample = first_batch(run[1], infer_schema(run[1]), 3)
     step = model.hide(sample)
-    content, _ = drawn(model, step.tokens)
+    content, _ = content_of(model, step.tokens)
     shown = step.mask.visible
     panels = [Panel("original", content), Panel("seen", content, shown),
               Panel("made", filled(content, torch.zeros_like(content), ~shown), values=torch.rand(shown.shape))]
