@@ -39,7 +39,13 @@ def svm_folds(
     right, fold = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=int)
     split = StratifiedKFold if groups is None else StratifiedGroupKFold
     for n, (train, test) in enumerate(split(folds, shuffle=True, random_state=seed).split(x, y, groups)):
-        inner = None if groups is None else StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        inner = None
+        if groups is not None:
+            few = min(len(np.unique(groups[train][y[train] == c])) for c in np.unique(y))
+            if few < 2:
+                raise DataError(f"a class has {few} group beside one fold, in which nothing can be chosen; give fewer "
+                                "folds, or more groups")
+            inner = StratifiedGroupKFold(min(5, few), shuffle=True, random_state=seed)
         search = GridSearchCV(SVC(random_state=seed), {"C": STRENGTHS}, cv=inner)
         search.fit(x[train], y[train], groups=None if groups is None else groups[train])
         right[test], fold[test] = search.predict(x[test]) == y[test], n
