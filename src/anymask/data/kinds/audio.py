@@ -208,9 +208,11 @@ class AudioKind(Kind):
         return self.pad(tones(count, field.shape[0], int(field.more["rate"]), seed), 8)[0]
 
     def patch(self, field: Field) -> tuple[int, ...]:
-        """Bands and frames: 16 of each, as the papers, for sounds of 2 s and more; 8 from 0.6 s on; else 4."""
-        frames = _mel.frames_of(field.sizes[1][0], front_of(field))
-        return (16 if frames >= 200 else 8 if frames >= 60 else 4,) * 2
+        """An eighth of the bands, as the papers' 16 of 128, and 16 frames where the median sound has 200 and more, 8
+        from 60 on, else 4."""
+        front = front_of(field)
+        frames = _mel.frames_of(field.sizes[1][0], front)
+        return front.mels // 8, 16 if frames >= 200 else 8 if frames >= 60 else 4
 
     def augmentable(self, field: Field) -> str:
         return "sounds are used as they are, but for a random part of long ones: not augmented"
