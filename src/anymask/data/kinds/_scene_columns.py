@@ -24,7 +24,9 @@ class Window(NamedTuple):
     scene: int
     start: tuple[int, int]
 
-    dtype = "float32"
+    @property
+    def dtype(self) -> str:
+        return "float32"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,7 +95,9 @@ class Picked(NamedTuple):
     value: Any
     pick: list[int | None]
 
-    dtype = "float32"
+    @property
+    def dtype(self) -> str:
+        return "float32"
 
     @property
     def shape(self) -> tuple[int, ...]:
