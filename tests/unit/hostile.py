@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-NOT_YET = {"video", "audio", "volume", "satellite", "skeleton", "ecg", "trajectory", "ehr", "mixed"}
+NOT_YET = {"ecg", "trajectory", "ehr", "mixed"}
 
 
 @dataclass(frozen=True)
@@ -264,6 +264,95 @@ def archive(root: Path, count: int) -> list[Path]:
     return [text_file(root / "a.ts", [*head, *rows])]
 
 
+def sounds(root: Path, count: int) -> list[Path]:
+    return [sound(root / f"{n}.wav", rng(n).normal(0, 0.1, 4_000)) for n in range(count)]
+
+
+def sound(path: Path, x: np.ndarray, rate: int = 8_000) -> Path:
+    import soundfile
+
+    soundfile.write(path, x.astype(np.float32), rate, subtype="FLOAT")
+    return path
+
+
+def heard(rate: int = 8_000, value: float = 0.1) -> Callable[[list[Path]], None]:
+    def spoil(files: list[Path]) -> None:
+        x = rng().normal(0, 0.1, 4_000)
+        x[100:200] = value
+        sound(files[0], x, rate)
+
+    return spoil
+
+
+def videos(root: Path, count: int) -> list[Path]:
+    from video_tools import shades, write
+
+    return [write(root / f"{n}.mp4", shades(20, step=4 + n)) for n in range(count)]
+
+
+def volumes(root: Path, count: int) -> list[Path]:
+    return [volume(root / f"{n}.nii.gz", body(n)) for n in range(count)]
+
+
+def body(n: int) -> np.ndarray:
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, side) for side in (36, 40, 32)], indexing="ij"))
+    return np.where((grid**2).sum(0) < 0.9, 100 + rng(n).normal(size=grid.shape[1:]), 0).astype(np.float32)
+
+
+def volume(path: Path, values: np.ndarray) -> Path:
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    return path
+
+
+def voxels(value: float) -> Callable[[list[Path]], None]:
+    def spoil(files: list[Path]) -> None:
+        values = body(0)
+        values[10:14, 12:20, 8:12] = value
+        volume(files[0], values)
+
+    return spoil
+
+
+def scenes(root: Path, count: int) -> list[Path]:
+    return [geotiff(root / f"{n}.tif", rng(n).integers(1, 3_000, (24, 24, 6), dtype=np.uint16)) for n in range(count)]
+
+
+def geotiff(path: Path, values: np.ndarray) -> Path:
+    import tifffile
+
+    tags = [(33550, "d", 3, (10.0, 10.0, 0.0), True), (34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)]
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig", extratags=tags, metadata=None)
+    return path
+
+
+def seen(bands: int, value: float) -> Callable[[list[Path]], None]:
+    def spoil(files: list[Path]) -> None:
+        values = rng().random((24, 24, bands)).astype(np.float32)
+        values[3:6, 4] = value
+        geotiff(files[0], values)
+
+    return spoil
+
+
+def skeletons(root: Path, count: int) -> list[Path]:
+    files = [root / f"{n}.npy" for n in range(count)]
+    for n, file in enumerate(files):
+        np.save(file, rng(n).normal(size=(16 + n, 5, 3)).astype(np.float32))
+    text_file(root / "metadata.csv", ["file_name,label", *(f"{file.name},{n % 2}" for n, file in enumerate(files))])
+    return files
+
+
+def moved(shape: tuple[int, ...], value: object, dtype: object = np.float32) -> Callable[[list[Path]], None]:
+    def spoil(files: list[Path]) -> None:
+        x = rng().normal(size=shape).astype(dtype)  # type: ignore[call-overload]
+        x.reshape(-1)[7] = value
+        np.save(files[0], x, allow_pickle=True)
+
+    return spoil
+
+
 def line(number: int, words: str) -> Callable[[list[Path]], None]:
     def spoil(files: list[Path]) -> None:
         lines = files[0].read_text().splitlines()
@@ -315,6 +404,26 @@ VALID: dict[str, Valid] = {
     "molecule": Valid(
         sequences("molecule", "smiles"), bears={"nan": "means a missing target", "truncated": WHOLE_ROWS},
         wrong={"dtype": cell(0, "CC(("), "shape": extra_cell, "nan": cell(1, "nan"), "inf": cell(1, "inf")},
+    ),
+    "audio": Valid(
+        sounds, each=True, count=5, gaps=True,
+        bears={"rate": "it is resampled, and a note says so", "truncated": "a shorter sound is one"},
+        wrong={"rate": heard(rate=44_100), "nan": heard(value=np.nan), "inf": heard(value=np.inf), "names": lost_names},
+    ),
+    "video": Valid(videos, each=True, count=4, wrong={"names": lost_names}),
+    "volume": Valid(
+        volumes, each=True, count=3, gaps=True, bears={"nan": "means no scan"},
+        wrong={"shape": lambda files: volume(files[0], body(0)[:, :, 5]) and None, "nan": voxels(np.nan),
+               "inf": voxels(np.inf), "names": lost_names},
+    ),
+    "satellite": Valid(
+        scenes, each=True, count=5, gaps=True, bears={"nan": "means no data"},
+        wrong={"shape": seen(4, 0.5), "nan": seen(6, np.nan), "inf": seen(6, np.inf), "names": lost_names},
+    ),
+    "skeleton": Valid(
+        skeletons, each=True, count=5, gaps=True, asked=True, bears={"nan": "means a missing joint"},
+        wrong={"dtype": moved((16, 5, 3), {}, object), "shape": moved((16, 4, 3), 0.0),
+               "nan": moved((16, 5, 3), np.nan), "inf": moved((16, 5, 3), np.inf), "names": lost_names},
     ),
     # Other containers of the same kinds.
     "text .txt": Valid(paragraphs, bears={"truncated": WHOLE_ROWS}, wrong={}),

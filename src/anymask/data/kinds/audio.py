@@ -71,7 +71,8 @@ class AudioKind(Kind):
                 bad[row] = error.reason
         if not heads:
             row = next(iter(bad))
-            raise DataError(f"none of {len(blobs)} sound files can be read; first: {blobs[row].name} ({bad[row]})")
+            raise DataError(f"none of {len(blobs)} sound files can be read; first: {blobs[row].name} ({bad[row]}); "
+                            "save them again, or give others")
         rates = Counter(head.rate for head in heads.values())
         rate = _rate(options) or rates.most_common(1)[0][0]
         lengths = np.zeros(len(blobs), dtype=np.int64)

@@ -156,7 +156,8 @@ class SatelliteKind(Kind):
                 bad[row] = error.reason
         if not shapes:
             row = min(bad)
-            raise DataError(f"none of {len(blobs)} scenes can be read; first: {blobs[row].name} ({bad[row]})")
+            raise DataError(f"none of {len(blobs)} scenes can be read; first: {blobs[row].name} ({bad[row]}); save "
+                            "them again, or give others")
         counts = [shape[0] for shape in shapes.values()]
         bands = max(set(counts), key=counts.count)
         bad |= {row: f"it has {s[0]} bands, most have {bands}" for row, s in shapes.items() if s[0] != bands}
