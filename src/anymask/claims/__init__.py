@@ -13,9 +13,11 @@ from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
     FewLabels,
+    FewLabelsPrecision,
     FineTune,
     Folds,
     Forecast,
+    ForecastTracks,
     Impute,
     Metric,
     Probe,
@@ -33,9 +35,11 @@ __all__ = [
     "ClaimError",
     "Evidence",
     "FewLabels",
+    "FewLabelsPrecision",
     "FineTune",
     "Folds",
     "Forecast",
+    "ForecastTracks",
     "Impute",
     "Metric",
     "OutOfTime",

@@ -22,9 +22,10 @@ label = click.option("--label", help="Column of the labels.")
 group = click.option("--group", help="Column that must not be split, such as patient.")
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option(
-    "--image-size", type=int, help="Side of training images in pixels; points of a cloud; the most tokens of a text."
+    "--image-size", type=int,
+    help="Side of training images in pixels; points of a cloud; the most tokens of a text; frames of a skeleton.",
 )
-ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
+ignore = click.option("--ignore", multiple=True, metavar="NAME", help="Column, lead or scene to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 window = click.option("--window", type=int, help="Moments of a sample, of a long record that is cut into windows.")
 stride = click.option("--stride", type=int, help="Moments from one window to the next; by default 1.")

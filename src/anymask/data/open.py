@@ -45,6 +45,10 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
       a sample), one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels)
     * graphs: torch_geometric Data or a sequence of them, the folder of a Planetoid or TU set with its raw files, a
       folder with nodes.csv and edges.csv, or of such folders
+    * skeletons: a folder of .npy (T, J, C) or .csv files (frame, joint, x, y, z), an array (N, T, J, C) with
+      kind="skeleton"
+    * electrocardiograms: a wfdb record or a folder of them; with label="beat" its annotated beats are the samples
+    * trajectories: a .txt file of frame, agent, x, y, or a folder of such scenes
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
       sweeps (.bin)
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
@@ -54,8 +58,9 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
     reads in order instead of by number. `layout` ("NCHW" or "NHWC") and `channels` (1, 3 or 4) are for images:
     without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
-    `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` (names of columns to leave
-    out) and `na_values` (further words that stand for a missing cell) are for tables. `kind` ("image", "points", ...)
+    `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` names
+    columns of tables, leads or scenes to leave out; `na_values` (further words that stand for a missing cell) is for
+    tables. `kind` ("image", "points", ...)
     says what the data are where their form leaves it open, as that of bare arrays does: an array (N, H, W) is grey
     images, (N, P, 3) point clouds, (N, F) a table, unless `kind` says otherwise.
 
@@ -98,7 +103,7 @@ def _numbers(given: str | Sequence[float] | None) -> tuple[float, ...] | None:
 
 
 def _open(spec: Any, options: Options) -> AnySource:
-    for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last):
+    for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last - kind.asked_first):
         source = kind.open(spec, options)
         if source is not None:
             return source

@@ -188,7 +188,8 @@ def _begin(made: Plan, spec: Any, opening: dict[str, Any], frozen: dict[str, Any
     if overwrite:
         folder.clear(made.out)
     path = None if spec is not None and not isinstance(spec, (str, Path)) else str(spec or "digits")
-    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, int, list))}
+    listed = {name: list(value) if isinstance(value, tuple) and value else value for name, value in opening.items()}
+    plain = {name: value for name, value in listed.items() if isinstance(value, (str, bool, int, list))}
     settings = {
         **frozen,
         **made.settings(),
