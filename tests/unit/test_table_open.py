@@ -46,12 +46,13 @@ def test_csv_cells_and_schema(tmp_path):
     field = schema.fields["table"]
     assert (field.columns, field.shape, field.gaps) == (("a", "b", "c"), (3,), (0.25, 0.75, 0.0))
     assert field.lows == (1.0, 2.5, 0.0) and field.highs == (4.0, 2.5, 1.0)
-    np.testing.assert_allclose(field.mean, np.nanmean(VALUES, 0))
-    np.testing.assert_allclose(field.std, [np.nanstd([1, 3, 4]), 1.0, 0.5])
+    np.testing.assert_allclose(field.mean, [*np.nanmean(VALUES, 0)[:2], 0.0])
+    np.testing.assert_allclose(field.std, [np.nanstd([1, 3, 4]), 1.0, 1.0])
     assert "'b'" in field.notes[0] and "constant" in field.notes[0]
     assert Schema.from_json(schema.to_json()) == schema
     rows = dict(schema.describe())
-    assert rows["table"] == "3 columns of numbers; missing: 33.3% of the cells, in 2 columns"
+    assert rows["table"] == "2 columns of numbers, 1 of categories; missing: 33.3% of the cells, in 2 columns"
+    assert rows["  c"] == "2 categories: false 50%, true 50%"
     assert rows["  a"] == "1 to 4, mean 2.667, std 1.247, 25.0% missing"
 
 
@@ -118,10 +119,11 @@ def test_splits_by_column_and_by_file(tmp_path):
         open_source(folder, split="dev")
 
 
-def test_text_columns_are_left_out_or_refused_when_strict(tmp_path):
+def test_columns_that_name_their_rows_are_left_out_or_refused_when_strict(tmp_path):
     path = write(tmp_path, "a,name,b\n1,anna,2\n3,bert,4\n")
-    assert open_source(path).notes == ["columns of text are left out, only numbers are read: 'name'"]
-    with pytest.raises(DataError, match=r"columns of text \('name'\).*ignore=\['name'\] \(--ignore\)"):
+    (note,) = open_source(path).notes
+    assert note.endswith("as names and numbers of rows are, are left out: 'name'")
+    with pytest.raises(DataError, match=r"another in nearly every row \('name'\).*ignore=\['name'\] \(--ignore\)"):
         open_source(path, strict=True)
 
 
@@ -133,7 +135,7 @@ def test_text_columns_are_left_out_or_refused_when_strict(tmp_path):
         ("a,b\n1,2\n3,inf\n", r"table column 'b' of t\.csv holds infinite numbers.*1 of 2 rows \(first: row 2\)"),
         ("a,b\n1,1e300\n3,4\n", "infinite numbers, or beyond"),
         ("a,b,a\n1,2,3\n", "t.csv has 2 columns named 'a'; give each a name"),
-        ("a\n1\n2\n", r"fewer than two columns of numbers \(it has: 'a'\)"),
+        ("a\n1\n2\n", r"fewer than two columns of numbers or categories \(it has: 'a'\)"),
         ("a,b\n", "has no rows"),
         ("", "is empty"),
         ("a,b\n1,2\n3\n", "every row needs 2 cells"),

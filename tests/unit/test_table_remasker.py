@@ -200,5 +200,5 @@ def test_command_line(tmp_path):
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     run = Run.open(tmp_path / "run")
-    assert run.recipe.slug == "remasker" and run.schema.fields["table"].columns == tuple("abcde")
+    assert run.recipe.slug == "remasker" and run.schema.fields["table"].columns == (*"abcde", "kind")
     assert run.settings["opening"]["ignore"] == ["note"]

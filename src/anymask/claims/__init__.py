@@ -25,6 +25,7 @@ from anymask.claims.metrics import (
     Retrieve,
     TokenProbe,
 )
+from anymask.claims.regression import Regress
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "OutOfTime",
     "Probe",
     "Rebuild",
+    "Regress",
     "Retrieve",
     "TokenProbe",
     "Verdict",

@@ -20,18 +20,24 @@ from .kind import Kind, asked_kinds
 from .labels import encode
 from .options import Options
 from .parquet import open_parquet_folder
-from .source import Maker, Source, canonical_split
+from .shards import ENDING as SHARD
+from .shards import open_shards
+from .source import AnySource, Maker, Source, canonical_split
 
 SPLITS = ("train", "test", "validation")
 _TABLES = ("metadata.csv", "metadata.jsonl")
 
 
-def open_folder(root: Path, options: Options) -> Source:
-    """The source in a folder, by what is there: a metadata table, parquet files, split folders, or plain files."""
+def open_folder(root: Path, options: Options) -> AnySource:
+    """The source in a folder, by what is there: a metadata table, webdataset shards, parquet files, split folders,
+    or plain files."""
     entries = _listing(root)
     table = next((root / name for name in _TABLES if name in entries), None)
     if table is not None:
         return _open_table(root, table, options)
+    shards = [root / name for name in entries if name.endswith(SHARD)]
+    if shards:
+        return open_shards(shards, options, root.name)
     if any(name.endswith(".parquet") for name in entries):
         return open_parquet_folder(root, options)
     arrays = open_npz_splits(root, options)
@@ -217,7 +223,7 @@ def _by_kind(names: list[str], options: Options) -> list[tuple[Kind, list[str]]]
     only where there are no others."""
     read = [(kind, _read_by(kind, options.kind)) for kind in asked_kinds(options.kind)]
     groups = ((kind, [n for n in names if Path(n).suffix.lower() in endings]) for kind, endings in read)
-    found = [(kind, chosen) for kind, chosen in groups if chosen]
+    found = [(kind, kind.samples(chosen)) for kind, chosen in groups if chosen]
     return [(kind, chosen) for kind, chosen in found if not kind.incidental] or found
 
 

@@ -55,11 +55,15 @@ class StreamSource:
         try:
             return self._parts(record, position)
         except Unreadable as error:
-            if self.strict:
-                raise DataError(f"{error.name} in {self.name} cannot be read ({error.reason}); mend it or open the "
-                                f"data with strict=False to leave it out") from error
-            self.mark_bad(error.name, error.reason)
+            self.unreadable(error)
             return None
+
+    def unreadable(self, error: Unreadable) -> None:
+        """Notes that a record cannot be read; DataError when strict."""
+        if self.strict:
+            raise DataError(f"{error.name} in {self.name} cannot be read ({error.reason}); mend it or open the data "
+                            "with strict=False to leave it out") from error
+        self.mark_bad(error.name, error.reason)
 
     def mark_bad(self, name: str, reason: str) -> None:
         """Notes that a sample cannot be read, and warns, once."""

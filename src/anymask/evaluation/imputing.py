@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import torch
 from torch import Tensor
 
 from anymask.data import DataError, Field, Source, open_source, ordered_loader
-from anymask.data.kind import kind_of
+from anymask.data.kinds.table import KIND, TableColumn, levels_of
 from anymask.engine import Mask, Model, Step, split
 from anymask.evaluation.errors import EvaluateError
 from anymask.run import Run
 
 
-@torch.no_grad()
 def impute(
     run: Run | Model | str | Path,
     source: object,
@@ -34,14 +32,38 @@ def impute(
         trained: False = the model before its first step.
 
     Returns:
-        (N, F) float64 in the units and the order of columns of the source. Cells that are there stay as they are, bit
-        for bit. Columns that were constant in training are filled with that constant. Those that had no cell, or are
-        not known to the model, are not filled: they stay NaN.
+        (N, F) in the units and the order of columns of the source: float64, or objects where it has categories, which
+        are given by name. Cells that are there stay as they are, bit for bit. Columns that were constant in training
+        are filled with that constant. Those that had no cell, or are not known to the model, are not filled: they stay
+        NaN (categories None).
 
     Raises:
         SchemaError: other columns than in training. DataError: a stream, or no table.
         EvaluateError: the recipe does not predict the cells of a table.
     """
+    cells, levels = impute_cells(run, source, batch_size=batch_size, trained=trained, device=device)
+    if not any(levels):
+        return cells
+    out = cells.astype(object)
+    for place, names in enumerate(levels):
+        if names:
+            there = ~np.isnan(cells[:, place])
+            out[:, place] = None
+            out[there, place] = np.array(names, dtype=object)[cells[there, place].astype(np.int64)]
+    return out
+
+
+@torch.no_grad()
+def impute_cells(
+    run: Run | Model | str | Path,
+    source: object,
+    *,
+    batch_size: int = 512,
+    trained: bool = True,
+    device: str | torch.device | None = None,
+) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """As `impute`: (N, F) float64, and of each column the names of its categories, which its cells number; () = it
+    holds numbers."""
     model = run if isinstance(run, Model) else (run if isinstance(run, Run) else Run.open(run)).model(trained=trained)
     check_imputes(model.tokenizer, model.target)
     data = source if isinstance(source, Source) else open_source(source)
@@ -62,7 +84,7 @@ def impute(
     flat = np.array(field.highs) <= np.array(field.lows)
     filled[:, flat] = np.array(field.lows)[flat]  # a column that was constant in training
     filled[:, np.array(field.gaps) == 1.0] = np.nan
-    return _beside_observed(filled, data, field.name, field.columns)
+    return _beside_observed(filled, data, field)
 
 
 def check_imputes(tokenizer: Any, target: Any) -> None:
@@ -75,8 +97,9 @@ def _check_columns(model: Model, data: Source, field: Field) -> None:
     """Not the whole schema, which needs rows to measure: one row, all of it missing, can be imputed too."""
     if field.name not in data.columns:
         raise DataError(f"{data.name} is no table (it has: {', '.join(data.columns)}); give one to impute")
-    names = getattr(data.columns[field.name], "names", field.columns)
-    kind_of(field.kind).compare(field, replace(field, columns=names), model.schema.source, data.name)
+    column = data.columns[field.name]
+    names, levels = getattr(column, "names", field.columns), getattr(column, "levels", levels_of(field))
+    KIND.compare_columns(field, names, levels, model.schema.source, data.name)
 
 
 def predicted_cells(model: Model, sample: dict[str, Tensor]) -> Tensor:
@@ -94,14 +117,24 @@ def everything_missing(model: Model, valid: Tensor | None, shape: tuple[int, int
     return mask._replace(ask_ok=None, keep_ok=None if mask.keep is None else mask.keep_ok)
 
 
-def _beside_observed(filled: np.ndarray, data: Source, part: str, columns: tuple[str, ...]) -> np.ndarray:
-    """The table itself, in its own order of columns and in double precision, with predictions where it has gaps."""
-    column = data.columns[part]
-    names = getattr(column, "names", None)
-    if names is None:
-        own = np.stack([sample[part] for sample in data.fetch(range(len(data)))]).astype(np.float64)
-        return np.where(np.isnan(own), filled, own)
-    own = np.asarray(column.array)[data.rows].astype(np.float64)  # type: ignore[attr-defined]
-    unknown = np.full((len(filled), 1), np.nan)  # for columns that the model does not know
-    filled = np.concatenate([filled, unknown], 1)
-    return np.where(np.isnan(own), filled[:, [columns.index(n) if n in columns else -1 for n in names]], own)
+def _beside_observed(filled: np.ndarray, data: Source, field: Field) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """The table itself, in its own order of columns and in double precision, with predictions where it has gaps; and
+    the names of its categories."""
+    column = data.columns[field.name]
+    if not isinstance(column, TableColumn):
+        own = np.stack([sample[field.name] for sample in data.fetch(range(len(data)))]).astype(np.float64)
+        return np.where(np.isnan(own), filled, own), [()] * own.shape[1]
+    out = np.asarray(column.array)[data.rows].astype(np.float64)
+    trained, held = levels_of(field), []
+    for place, name in enumerate(column.names):
+        names = column.levels.get(name, ())
+        gone = np.isnan(out[:, place])
+        if name in field.columns and gone.any():
+            new = filled[gone, field.columns.index(name)]
+            if name in trained:  # numbered as in training: names that this table lacks are added to its own
+                names += tuple(level for level in trained[name] if level not in names)
+                places = np.array([names.index(level) for level in trained[name]] + [0])
+                new = np.where(np.isnan(new), np.nan, places[np.nan_to_num(new, nan=-1).astype(np.int64)])
+            out[gone, place] = new
+        held.append(names)
+    return out, held

@@ -59,6 +59,19 @@ def nearest(x: Tensor, visible: Tensor, pos: Tensor) -> Tensor:
     return x.gather(1, gaps.argmin(2, keepdim=True).expand_as(x)).where(~visible[..., None], x)
 
 
+def nearest_value(values: Tensor, visible: Tensor) -> Tensor:
+    """Values on a grid (B, C, *space) from the nearest visible place (B, *space), by SciPy's distance transform; of a
+    sample that shows nothing, as they are."""
+    from scipy.ndimage import distance_transform_edt
+
+    out = values.clone()
+    for one, shown in zip(out, visible.cpu().numpy()):
+        if shown.any():
+            at = distance_transform_edt(~shown, return_distances=False, return_indices=True)
+            one[:] = one[(slice(None), *torch.from_numpy(at.astype(np.int64)))]
+    return out
+
+
 def interpolated(images: Tensor, visible: Tensor) -> Tensor:
     """Images (B, C, H, W), linear between visible pixels (B, H, W) on their Delaunay triangles, and outside these the
     nearest visible pixel: SciPy's. Series (B, C, T) with (B, T) likewise between neighbours."""

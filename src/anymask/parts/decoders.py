@@ -153,7 +153,8 @@ class Everywhere(Part):
 
     Args:
         width, depth, heads: None = the decoder's of the size.
-        bounded: predictions between 0 and 1, by a logistic function of twice the last layer.
+        bounded: predictions between 0 and 1, by a logistic function of twice the last layer; not those that the target
+            names as `logits`.
     """
 
     def __init__(
@@ -173,7 +174,8 @@ class Everywhere(Part):
         self.positions = model.positions(width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = LayerNorm(width)
-        self.bounded = bounded
+        logits = getattr(model.target, "logits", ())
+        self.bounded = tuple(name for name in model.target.heads if bounded and name not in logits)
         init_weights(self.embed)
         init_weights(self.blocks)
         self.heads = Heads(model, width)
@@ -191,7 +193,7 @@ class Everywhere(Part):
         for block in self.blocks:
             x = block(x)
         pred = self.heads(self.norm(take(x[:, t:], mask.ask)))
-        return {name: torch.sigmoid(2 * y) for name, y in pred.items()} if self.bounded else pred
+        return {name: torch.sigmoid(2 * y) if name in self.bounded else y for name, y in pred.items()}
 
     def groups(self) -> dict[str, dict[str, float]]:
         return {"token": {"weight_decay": 0.0}, "positions": {"weight_decay": 0.0}}

@@ -34,6 +34,14 @@ def cross_entropy(pred: Tensor, goal: Tensor) -> Tensor:
     return F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none").view(goal.shape)
 
 
+def choice(pred: Tensor, goal: Tensor) -> Tensor:
+    """Cross-entropy in nats of logits `pred` (Q, M, classes) among the classes that a token can have: `goal` is the
+    share of each, NaN where a token cannot have it, as the categories of another column. 0 where it can have none."""
+    can = ~goal.isnan()
+    logp = pred.masked_fill(~can, -1e9).log_softmax(-1)
+    return -torch.where(can, goal.nan_to_num() * logp, 0.0).sum(-1)
+
+
 def smooth_l1(pred: Tensor, goal: Tensor) -> Tensor:
     """Squared below a difference of 1 and absolute above (Girshick 2015, arXiv:1504.08083), over a token's values."""
     return F.smooth_l1_loss(pred, goal, reduction="none").mean(-1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from anymask.data.kind import kind_of
+from anymask.data.kinds._categories import categories_of
 from anymask.engine import Model, Part, Sample, Tokens
 from anymask.recipe import RecipeError
 
@@ -21,7 +22,8 @@ class Patches(Part):
     (B, C, *space) in raw units -> stream (B, N, values * C), standardised with the mean and spread of each channel that
     the schema holds; within a patch the last axis of space is fastest, and after it come the channels. `pos` is the
     centre of a patch, in values along each axis. With `extent` (B, axes) in the sample, patches that start outside it
-    are not valid.
+    are not valid. Of kinds of data with gaps, neither are patches of NaN only; single NaN in others become the kind's
+    blank.
 
     Args:
         patch: values along each axis, one number for all or one for each; None = the default of the kind of data.
@@ -63,9 +65,14 @@ class Patches(Part):
         shape = (-1, *[1] * len(space))
         for name, values in (("mean", about.mean), ("std", about.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(shape), persistent=False)
+        gap = torch.tensor(kind_of(about.kind).blank(about) if kind_of(about.kind).gaps else ())
+        if len(gap):
+            gap = (gap - torch.tensor(about.mean)) / torch.tensor(about.std)
+        self.register_buffer("blank", gap.float().repeat(math.prod(self.sides)), persistent=False)
 
     mean: Tensor  # C *1
     std: Tensor
+    blank: Tensor  # values * C, as a patch; nothing where there are no gaps
 
     @staticmethod
     def _sides(patch: int | Sequence[int], space: tuple[int, ...]) -> tuple[int, ...]:
@@ -100,15 +107,23 @@ class Patches(Part):
         grid = tuple(n // side for n, side in zip(space, self.sides))
         if any(n % side for n, side in zip(space, self.sides)):
             raise ValueError(f"'{self.field}' of {_by(space)} is not whole patches of {_by(self.sides)}")
-        x = self.patches((values.float() - self.mean) / self.std)
+        # Standardised after they are cut: bytes are quicker to move than floats.
+        mean, std = (each.flatten().repeat(math.prod(self.sides)) for each in (self.mean, self.std))
+        x = (self.patches(values).float() - mean) / std
         corner = grid_index(grid, x.device) * x.new_tensor(self.sides)
         valid = None
         if "extent" in sample:
             valid = (corner < sample["extent"][:, None]).all(-1)  # B N
+        if len(self.blank):
+            missing = x.isnan()
+            there = ~missing.all(-1)
+            x = torch.where(missing, self.blank, x)
+            if not there.all():
+                valid = there if valid is None else there & valid
         return Tokens({self.field: x}, (corner + 0.5 * x.new_tensor(self.sides))[None], valid, grid=grid)
 
     def patches(self, values: Tensor) -> Tensor:
-        """Standardised values (B, C, *space), whole patches, to patches (B, N, values * C)."""
+        """Values (B, C, *space), whole patches, to patches (B, N, values * C)."""
         axes = len(self.sides)
         for axis, side in enumerate(self.sides):
             values = values.unflatten(2 + 2 * axis, (-1, side))  # B C n p ...
@@ -139,7 +154,8 @@ class Cells(Part):
 
     (B, F) with NaN for a missing cell -> stream `table` (B, F, 1), scaled by column, 0 where missing. `valid` is False
     where a cell is missing, and None where neither the schema nor the batch lacks any. `pos` is the number of the
-    column.
+    column. Where the table has categories, which are its last columns, they are an integer stream `categories` (B, F'),
+    all columns numbered through, and of kind 1.
 
     Args:
         standardise: by mean and deviation; otherwise by range, to 0..1 (ReMasker, arXiv:2309.13793, section 4.1).
@@ -152,54 +168,90 @@ class Cells(Part):
     def __init__(self, model: Model, *, standardise: bool = True, field: str = "table"):
         super().__init__(model)
         table = model.schema.fields[field]
-        self.field, self.streams = field, {field: 1}
+        sizes = [group.size for group in categories_of(table).values()]
+        self.field, self.numbers = field, table.shape[0] - len(sizes)
+        self.streams = {field: 1} if self.numbers else {}
+        self.streams |= {"categories": -sum(sizes)} if sizes else {}
+        self.kinds = len(self.streams)
         self.grid, self.pitch = table.shape, (1.0,)
         self.gaps = any(table.gaps)
-        low, high = (torch.tensor(values, dtype=torch.float64) for values in (table.lows, table.highs))
+        low, high = (torch.tensor(values[: self.numbers], dtype=torch.float64) for values in (table.lows, table.highs))
         shift, scale = low, torch.where(high > low, high - low, 1.0)
         if standardise:
-            shift, scale = (torch.tensor(values, dtype=torch.float64) for values in (table.mean, table.std))
+            both = table.mean, table.std
+            shift, scale = (torch.tensor(values[: self.numbers], dtype=torch.float64) for values in both)
         self.register_buffer("shift", shift, persistent=False)
         self.register_buffer("scale", scale, persistent=False)
+        ends = torch.tensor([0, *sizes]).cumsum(0)
+        self.register_buffer("first", ends[:-1], persistent=False)
+        self.register_buffer("last", ends[1:] - 1, persistent=False)
+        kind = (torch.arange(table.shape[0]) >= self.numbers).long() if self.kinds > 1 else None
+        self.register_buffer("kind", kind, persistent=False)
 
-    shift: Tensor
+    shift: Tensor  # of the numbers
     scale: Tensor
+    first: Tensor  # number of the first category of each column, all columns numbered through
+    last: Tensor
+    kind: Tensor | None
 
     def forward(self, sample: Sample) -> Tokens:
         table = sample[self.field]
         valid = ~table.isnan()
-        # Doubles, as columns such as years and times are large beside their spread.
-        x = torch.where(valid, (table.double() - self.shift) / self.scale, 0.0).float()
-        pos = grid_index(self.grid, x.device) + 0.5
+        streams = {}
+        if self.numbers:
+            # Doubles, as columns such as years and times are large beside their spread.
+            x = torch.where(valid, table, 0.0)[:, : self.numbers].double()
+            x = torch.where(valid[:, : self.numbers], (x - self.shift) / self.scale, 0.0).float()
+            streams[self.field] = x[..., None]
+        if "categories" in self.streams:
+            place = table[:, self.numbers :].nan_to_num().round().long() + self.first
+            streams["categories"] = place.maximum(self.first).minimum(self.last)
+        pos = grid_index(self.grid, table.device) + 0.5
         some = self.gaps or not valid.all()
-        return Tokens({self.field: x[..., None]}, pos[None], valid if some else None, grid=self.grid)
+        return Tokens(streams, pos[None], valid if some else None, kind=self.kind, grid=self.grid)
+
+    def together(self, tokens: Tokens) -> Tensor:
+        """All streams as one, (B, F, 1): scaled numbers, and categories by their place in their own column."""
+        parts = [tokens.x[self.field]] if self.numbers else []
+        if "categories" in self.streams:
+            parts.append((tokens.x["categories"] - self.first).float()[..., None])
+        return torch.cat(parts, 1)
 
     def raw(self, x: Tensor) -> Tensor:
-        """Scaled cells (B, F, 1) back to the units of the data, (B, F) float64."""
-        return x[..., 0].double() * self.scale + self.shift
+        """Cells as `together` has them (B, F, 1) back to the units of the data, (B, F) float64."""
+        x = x[..., 0].double()
+        return torch.cat([x[:, : self.numbers] * self.scale + self.shift, x[:, self.numbers :]], 1)
 
 
 class Pieces(Part):
-    """Texts to one token for each piece of their vocabulary.
+    """Texts and other sequences that are spelled (proteins, molecules) to one token for each piece of their vocabulary.
 
-    (B, N) numbers of pieces, -1 behind the end of a text -> integer stream `text` (B, N). `pos` is the place in the
-    text. There is no grid, as texts vary in length. Special tokens at the start and the end are not part of a text: an
+    (B, N) numbers of pieces, -1 behind the end of a text -> integer stream (B, N). `pos` is the place in the text.
+    There is no grid, as texts vary in length. Special tokens at the start and the end are not part of a text: an
     encoder has a CLS token of its own.
 
     Args:
-        field: of the schema.
+        kind: of data; None = of any kind that is spelled, and texts in the contract.
+        field: of the schema; None = the first one of that kind.
     """
 
     takes = "text"
-    renderer = "anymask.reports.texts:Sentences"
 
-    def __init__(self, model: Model, *, field: str = "text"):
+    @staticmethod
+    def serves(kind: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether it takes fields of a kind, with such arguments."""
+        asked = arguments.get("kind")
+        return kind_of(kind).spelled if asked is None else kind == asked
+
+    def __init__(self, model: Model, *, kind: str | None = None, field: str | None = None):
         super().__init__(model)
-        text = model.schema.fields[field]
-        self.field, self.grid, self.pitch = field, None, (1.0,)
-        self.longest, self.mask_id = text.shape[0], int(text.more["mask"])
-        self.counts = {field: text.more["counts"]}  # of each piece in the training data
-        self.streams = {field: -len(text.more["counts"])}
+        fields = model.schema.fields
+        self.field = field or next(name for name, f in fields.items() if self.serves(f.kind, {"kind": kind}))
+        about = fields[self.field]
+        self.grid, self.pitch, self.renderer = None, (1.0,), kind_of(about.kind).renderer
+        self.longest, self.mask_id = about.shape[0], int(about.more["mask"])
+        self.counts = {self.field: about.more["counts"]}  # of each piece in the training data
+        self.streams = {self.field: -len(about.more["counts"])}
 
     def forward(self, sample: Sample) -> Tokens:
         text = sample[self.field].long()

@@ -80,6 +80,18 @@ def marked(tokens: Tokens, stream: str) -> Tensor:
     return torch.where(valid if x.ndim == 2 else valid[..., None], x, torch.nan)
 
 
+def content_of(model: Model, tokens: Tokens) -> tuple[Tensor, slice]:
+    """Content that is drawn, NaN for tokens that are not valid, and where it is among all tokens: that of `stream_of`,
+    or of all streams where the tokenizer makes one of them by `together` (B, N, D), in the units of the target's
+    `content`."""
+    together = getattr(model.tokenizer, "together", None)
+    if together is None:
+        stream = stream_of(model)
+        return marked(tokens, stream), part_of(tokens, stream)
+    x = together(tokens).float()
+    return x if tokens.valid is None else torch.where(tokens.valid[..., None], x, torch.nan), slice(None)
+
+
 def part_of(tokens: Tokens, stream: str) -> slice:
     """Where a stream's tokens are among those of all streams, which lie one after another."""
     start = 0
@@ -95,13 +107,12 @@ def contents(model: Model, step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Te
     their place where the target is not the content.
 
     With several masks for a sample, the first one is taken. Of several streams, that of `stream_of`, without
-    predictions.
+    predictions, unless the tokenizer joins them.
     """
-    stream = stream_of(model)
-    content = marked(step.tokens, stream)
+    content, place = content_of(model, step.tokens)
     b, n = content.shape[:2]
-    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, part_of(step.tokens, stream)]
-    if not hasattr(model.target, "content") or len(step.tokens.x) > 1:
+    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, place]
+    if not hasattr(model.target, "content") or n < step.tokens.shape[1]:
         return content, visible, None
     rows = _first(step.mask.ask_of, b, content.device)
     pred = model.target.content(step)[rows]

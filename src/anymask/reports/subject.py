@@ -22,7 +22,7 @@ from anymask.run import EVALUATION, Run
 from anymask.table import Table
 from anymask.train import history, measure, metrics, planning, watch
 
-from .renderer import Renderer, contents, edges_of, marked, part_of, renderer_of, stream_of
+from .renderer import Renderer, content_of, contents, edges_of, renderer_of
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 DRAWS = 8  # masks of one sample
@@ -166,7 +166,7 @@ class Subject:
     @cached_property
     def content(self) -> Tensor:
         """(n, N, D) the tokens of all samples of the batch, NaN where not valid."""
-        return marked(self.model.tokenizer(self.batch), stream_of(self.model))
+        return content_of(self.model, self.model.tokenizer(self.batch))[0]
 
     @cached_property
     def edges(self) -> Tensor | None:
@@ -194,9 +194,9 @@ class Subject:
         one["key"] = keyed.keys(self.seed, 0, torch.arange(DRAWS))
         with watch.evaluating(self.model):
             step = self.model.hide(one)
-        stream = stream_of(self.model)
         if step.mask.keep_of is None:
-            return marked(step.tokens, stream), step.mask.visible[:, part_of(step.tokens, stream)]
+            content, place = content_of(self.model, step.tokens)
+            return content, step.mask.visible[:, place]
         return contents(self.model, self.step(batch=one))[:2]
 
     @cached_property

@@ -33,11 +33,14 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """One column as it came: numbers (NaN = missing), or text (None = missing)."""
+    """One column as it came: numbers (NaN = missing), or text (None = missing). `typed` says that the file or the
+    object declares its values to be categories; booleans are 0 and 1."""
 
     name: str
     numbers: np.ndarray | None = None
     text: list[str | None] | None = None
+    typed: bool = False
+    boolean: bool = False
 
     @property
     def values(self) -> list[Any]:
@@ -116,7 +119,9 @@ def from_text(name: str, cells: list[str | None]) -> Raw:
     """Text as numbers where all of it is (true and false are 1 and 0), else as it is."""
     numbers = [np.nan if cell is None else _number(cell) for cell in cells]
     if all(number is not None for number in numbers):
-        return Raw(name=name, numbers=np.array(numbers, dtype=np.float64))
+        words = {cell.lower() for cell in cells if cell is not None}
+        boolean = bool(words) and words <= BOOLEAN.keys()
+        return Raw(name=name, numbers=np.array(numbers, dtype=np.float64), typed=boolean, boolean=boolean)
     return Raw(name=name, text=cells)
 
 
@@ -136,17 +141,19 @@ def from_arrow(table: Any, na_values: Sequence[str]) -> list[Raw]:
     columns = []
     for name, column in zip(table.column_names, table.columns):
         kind = column.type
-        if pa.types.is_dictionary(kind):
+        typed, boolean = pa.types.is_dictionary(kind), pa.types.is_boolean(kind)
+        if typed:
             column, kind = pc.cast(column, kind.value_type), kind.value_type
-        if pa.types.is_boolean(kind):
-            column, kind = pc.cast(column, pa.int8()), pa.int8()
+        if boolean:
+            column, kind, typed = pc.cast(column, pa.int8()), pa.int8(), True
         numeric_types = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
         if any(holds(kind) for holds in numeric_types):
             numbers = pc.cast(column, pa.float64(), safe=False).to_numpy()
-            columns.append(Raw(name=str(name), numbers=np.asarray(numbers, dtype=np.float64)))
+            numbers = np.asarray(numbers, dtype=np.float64)
+            columns.append(Raw(name=str(name), numbers=numbers, typed=typed, boolean=boolean))
             continue
         cells = [None if v is None or str(v).strip().lower() in missing else str(v).strip() for v in column.to_pylist()]
-        columns.append(from_text(str(name), cells))
+        columns.append(Raw(name=str(name), text=cells, typed=True) if typed else from_text(str(name), cells))
     return columns
 
 
@@ -156,13 +163,16 @@ def from_frame(frame: Any, na_values: Sequence[str]) -> list[Raw]:
     columns = []
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
-        if getattr(column.dtype, "kind", "O") in "biuf":
-            numbers = column.to_numpy(dtype=np.float64, na_value=np.nan)
-            columns.append(Raw(name=str(name), numbers=numbers))
+        typed = type(column.dtype).__name__ == "CategoricalDtype"
+        form = getattr(column.dtype.categories.dtype if typed else column.dtype, "kind", "O")
+        if form in "biuf":
+            values = column.astype("float64") if typed else column
+            numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            columns.append(Raw(name=str(name), numbers=numbers, typed=typed or form == "b", boolean=form == "b"))
             continue
         gone = column.isna().to_numpy()
         cells = [None if none or str(v).strip().lower() in missing else str(v).strip() for v, none in zip(column, gone)]
-        columns.append(from_text(str(name), cells))
+        columns.append(Raw(name=str(name), text=cells, typed=True) if typed else from_text(str(name), cells))
     return columns
 
 
@@ -190,45 +200,14 @@ def taken(columns: list[Raw], name: Any, what: str, where: str) -> Raw:
     return found
 
 
-def numeric(columns: list[Raw], where: str, *, strict: bool) -> tuple[list[Raw], list[str]]:
-    """The columns that hold numbers, and notes on those left out: the row number, and text.
-
-    Raises:
-        DataError: text in a column of numbers, any column of text when `strict`, an infinite cell, or fewer than two
-            columns left.
-    """
-    kept, text, notes = [], [], []
-    for place, column in enumerate(columns):
-        if place == 0 and _counts_rows(column):
-            notes.append("the first column, which has no name and counts the rows, is left out")
-        elif column.text is None:
-            kept.append(_finite(column, where))
-        elif _mostly_text(column, where):
-            text.append(column.name)
-    if text:
-        names = some([f"'{name}'" for name in text], 8)
-        if strict:
-            raise DataError(f"{where} has columns of text ({names}); only numbers are read: leave them out with "
-                            f"ignore={text[:8]} (--ignore), or turn them into numbers")
-        notes.append(f"columns of text are left out, only numbers are read: {names}")
-        prose = next((column.name for column in columns if column.name in text and is_prose(column)), None)
-        notes += [f"text={prose!r} (--text) reads the sentences of that column instead"] if prose else []
-    if len(kept) < 2:
-        have = some([f"'{column.name}'" for column in kept], 1) or "none"
-        raise DataError(f"{where} has fewer than two columns of numbers (it has: {have}); a cell is predicted from the "
-                        f"others of its row, so give a table with two or more, or name the column of texts: text= "
-                        "(--text)")
-    return kept, notes
-
-
-def _counts_rows(column: Raw) -> bool:
+def counts_rows(column: Raw) -> bool:
     if column.numbers is None or (column.name.strip() and not column.name.startswith("Unnamed:")):
         return False
     count = np.arange(len(column))
     return bool((column.numbers == count).all() or (column.numbers == count + 1).all())
 
 
-def _mostly_text(column: Raw, where: str) -> bool:
+def mostly_text(column: Raw, where: str) -> bool:
     """True for a column of text; raises for text that stands between numbers."""
     assert column.text is not None
     there = [(row, cell) for row, cell in enumerate(column.text) if cell is not None]
@@ -242,7 +221,7 @@ def _mostly_text(column: Raw, where: str) -> bool:
                     f"cell, ignore=['{column.name}'] (--ignore) to leave the column out, or turn it into numbers")
 
 
-def _finite(column: Raw, where: str) -> Raw:
+def finite(column: Raw, where: str) -> Raw:
     assert column.numbers is not None
     bad = np.flatnonzero(np.abs(column.numbers) > LARGEST)
     if len(bad):

@@ -92,8 +92,8 @@ def record_of(columns: list[_cells.Raw], options: Options, name: str) -> Record:
         if n == place or column.name in options.ignore:
             continue
         if column.text is None:
-            kept.append(_cells._finite(column, name))
-        elif _cells._mostly_text(column, name):
+            kept.append(_cells.finite(column, name))
+        elif _cells.mostly_text(column, name):
             notes.append(f"column '{column.name}' holds text and is left out")
     if not kept:
         raise DataError(f"{name} has dates and no column of numbers beside them; nothing can be learnt of it")

@@ -72,7 +72,7 @@ class EcgKind(SeriesKind):
             first = min(bad)
             raise DataError(f"none of {len(blobs)} wfdb records can be read; first: {blobs[first].name} ({bad[first]})")
         leads = _ecg.in_order([lead for header in headers for lead in header.leads])
-        return Settled(Decoder(leads=leads, rate=_rate(headers)), None, "float32", bad, _notes(headers))
+        return Settled(Decoder(leads=leads, rate=_rate(headers, options)), None, "float32", bad, _notes(headers))
 
     def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
         if options.kind == self.name:
@@ -167,8 +167,11 @@ def hearts(count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
 # Opening.
 
 
-def _rate(headers: Sequence[_ecg.Header]) -> float:
-    return float(min(_ecg.RATE, max(header.rate for header in headers)))
+def _rate(headers: Sequence[_ecg.Header], options: Options) -> float:
+    """Moments a second."""
+    if options.rate is not None and options.rate < 10:
+        raise DataError(f"rate={options.rate} (--rate) is too low for the waves of a heart; give 100 or more")
+    return float(options.rate or min(_ecg.RATE, max(header.rate for header in headers)))
 
 
 def _notes(headers: Sequence[_ecg.Header]) -> list[str]:
@@ -199,7 +202,7 @@ def _from_folder(root: Path, options: Options) -> Source | None:
     if not headers:
         first, reason = next(iter(bad.items()))
         raise DataError(f"none of {len(files)} wfdb records in {root} can be read; first: {first} ({reason})")
-    wholes = [[(0, _ecg.moments(header, _rate(headers)))] for header in headers]
+    wholes = [[(0, _ecg.moments(header, _rate(headers, options)))] for header in headers]
     source = _source(headers, wholes, options, root.name)
     for name, reason in bad.items():
         if options.strict:
@@ -214,7 +217,7 @@ def _from_record(file: Path, options: Options) -> Source:
         header = _ecg.read_header(file, options.ignore)
     except Unreadable as error:
         raise DataError(f"{error}") from error
-    rate = _rate([header])
+    rate = _rate([header], options)
     length, window = _ecg.moments(header, rate), _window(options, rate)
     made = _ecg.blocks(length, rate, min(window, length), options.parts or SHARES)
     there = [name for n, name in enumerate(PARTS) if (made.parts == n).any()]
@@ -246,7 +249,7 @@ def _source(headers: list[_ecg.Header], spans: list[list[tuple[int, int]]], opti
         raise DataError(f"records of {name} have no columns; label='{BEATS}' (--label {BEATS}) makes a sample of each "
                         "annotated beat, and groups are the records; for labels of whole records use class folders or "
                         "a metadata.csv")
-    leads, rate = _ecg.in_order([lead for header in headers for lead in header.leads]), _rate(headers)
+    leads, rate = _ecg.in_order([lead for header in headers for lead in header.leads]), _rate(headers, options)
     length = _window(options, rate)
     of: list[int] = []
     starts: list[int] = []

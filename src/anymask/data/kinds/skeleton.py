@@ -24,7 +24,7 @@ from ..kind import Kind, Meter, Settled
 from ..labels import classes_or_numbers
 from ..options import Options
 from ..schema import Field
-from ..source import Source
+from ..source import AnySource, Source
 from . import _skeletons
 from ._skeleton_columns import SEGMENT, Decoder, EqualColumn, SequenceColumn, SkeletonMeter
 
@@ -43,7 +43,7 @@ class SkeletonKind(Kind):
     samples_seen, most_epochs = 40_000, 200
     elastic = True
 
-    def open(self, spec: Any, options: Options) -> Source | None:
+    def open(self, spec: Any, options: Options) -> AnySource | None:
         if isinstance(spec, (str, os.PathLike)):
             path = Path(spec).expanduser()
             if options.kind is not None or not path.is_dir() or not _looks_like(path, options):

@@ -1,4 +1,5 @@
-"""Tables: a row is a sample, (F,) float32 with NaN for a missing cell."""
+"""Tables: a row is a sample, (F,) float32 with NaN for a missing cell; numbers come first, then categories, each the
+place of its name among those of its column."""
 
 from __future__ import annotations
 
@@ -16,11 +17,12 @@ from torch import Tensor
 from ..collate import tensor
 from ..columns import ArrayColumn, Blobs, Column
 from ..errors import DataError, SchemaError, some
-from ..kind import Kind, Meter, Settled, Value
+from ..kind import Kind, Meter, Settled
 from ..options import Options
 from ..schema import Field
 from ..source import Source, canonical_split
-from . import _cells
+from . import _cells, _features
+from ._categories import Levels, TableMeter, categories_of, check_types, levels_of, renumbered, unseen
 
 FILES = (".csv", ".tsv", ".parquet")
 SPLIT_FILES = ("train", "training", "test", "testing", "validation", "valid", "val", "dev")
@@ -28,12 +30,21 @@ EXAMPLE = 9  # columns of the made-up table
 
 
 class TableColumn(ArrayColumn):
-    """Rows of one array (N, F); `names` are those of its columns. In memory, cells are kept in double precision."""
+    """Rows of one array (N, F); `names` are those of its columns, `levels` the names of the categories of each column
+    that holds such. In memory, cells are kept in double precision."""
 
-    def __init__(self, array: np.ndarray, names: Sequence[str], *, mapped: bool = False,
+    def __init__(self, array: np.ndarray, names: Sequence[str], *, levels: Levels | None = None, mapped: bool = False,
                  reopen: Callable[[], np.ndarray] | None = None) -> None:
         super().__init__(KIND, array, dtype="float32", convert=_single, mapped=mapped, reopen=reopen)
-        self.names = tuple(names)
+        self.names, self.levels = tuple(names), dict(levels or {})
+
+    def raw(self, row: int) -> bytes:
+        """Names in place of numbers of categories, as these depend on what else there is."""
+        own = [(n, self.levels[name]) for n, name in enumerate(self.names) if name in self.levels]
+        cells = self.array[row]
+        words = ["" if np.isnan(cells[n]) else names[int(cells[n])] for n, names in own]
+        plain = np.delete(cells, [n for n, _ in own]) if own else cells
+        return np.ascontiguousarray(plain).tobytes() + "\0".join(words).encode("utf-8", "surrogatepass")
 
 
 def _numbered(names: Sequence[str]) -> bool:
@@ -45,21 +56,44 @@ def _array_names(count: int) -> list[str]:
     return [f"column {n}" for n in range(count)]
 
 
-def cells_of(source: Source) -> np.ndarray:
-    """(N, F) float64 of a source that is one table."""
+def table_of(source: Source) -> TableColumn:
+    """The rows of a source that is one table."""
     (column,) = source.columns.values()
     assert isinstance(column, TableColumn)
-    return np.asarray(column.array)[source.rows].astype(np.float64)
+    return column
 
 
-def with_cells(source: Source, cells: np.ndarray, names: Sequence[str] | None = None) -> Source:
-    """The same rows with other cells (N, F); `names` are those of their columns, None = as before."""
-    ((part, column),) = source.columns.items()
+def cells_of(source: Source) -> np.ndarray:
+    """(N, F) float64 of a source that is one table."""
+    return np.asarray(table_of(source).array)[source.rows].astype(np.float64)
+
+
+def with_cells(source: Source, cells: np.ndarray, names: Sequence[str] | None = None, levels: Levels | None = None
+               ) -> Source:  # fmt: skip
+    """The same rows with other cells (N, F); `names` are those of their columns and `levels` of their categories, None
+    = as before."""
     if names is None:
-        assert isinstance(column, TableColumn)
-        names = column.names
-    return Source(name=source.name, columns={part: TableColumn(cells, names)}, ids=source.ids,
-                  labels=source.labels, label_names=source.label_names, groups=source.groups, targets=source.targets)
+        names, levels = table_of(source).names, table_of(source).levels
+    return Source(name=source.name, columns=dict.fromkeys(source.columns, TableColumn(cells, names, levels=levels)),
+                  ids=source.ids, labels=source.labels, label_names=source.label_names, groups=source.groups,
+                  targets=source.targets)
+
+
+def with_target(source: Source, name: str) -> Source:
+    """The same rows without the column of numbers `name`, which is what is to be predicted.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    column = table_of(source)
+    if name not in column.names or name in column.levels:
+        have = some([other for other in column.names if other not in column.levels], 12)
+        raise DataError(f"{source.name} has no column of numbers {name!r}; columns: {have}")
+    cells, place = cells_of(source), column.names.index(name)
+    others = [other for other in column.names if other != name]
+    kept = TableColumn(np.delete(cells, place, 1), others, levels=column.levels)
+    return Source(name=source.name, columns=dict.fromkeys(source.columns, kept), ids=source.ids,
+                  groups=source.groups, targets=cells[:, place])
 
 
 def _single(array: np.ndarray) -> np.ndarray:
@@ -104,7 +138,7 @@ class TableKind(Kind):
                                reopen=partial(np.load, file, mmap_mode="r", allow_pickle=False) if file else None)
         array = array.astype(np.float64)
         for n, column in enumerate(names):
-            _cells._finite(_cells.Raw(name=column, numbers=array[:, n]), name)
+            _cells.finite(_cells.Raw(name=column, numbers=array[:, n]), name)
         return TableColumn(array, names)
 
     def object_reader(self, example: Any, options: Options) -> Callable[[Any, str], np.ndarray] | None:
@@ -114,7 +148,7 @@ class TableKind(Kind):
     def meter(self, name: str, size: Any, column: Column | None) -> Meter:
         if size is not None:
             raise DataError(f"'{name}' is a table, whose rows have no size; leave size= (--image-size) out")
-        return TableMeter(name, getattr(column, "names", ()))
+        return TableMeter(name, getattr(column, "names", ()), getattr(column, "levels", {}))
 
     def check(self, batch: np.ndarray, names: Callable[[int], str]) -> None:
         if np.isinf(batch).any():
@@ -137,50 +171,80 @@ class TableKind(Kind):
         return tensor(np.stack(values)), None
 
     def align(self, column: Column, field: Field) -> Column:
-        names = getattr(column, "names", ())
-        if not isinstance(column, TableColumn) or names == field.columns or not set(names) >= set(field.columns):
+        levels = levels_of(field)
+        if not isinstance(column, TableColumn) or not set(column.names) >= set(field.columns):
             return column  # where columns lack, `compare` has said so
-        order = [names.index(name) for name in field.columns]
-        return TableColumn(np.asarray(column.array)[:, order], field.columns)
+        if column.names == field.columns and column.levels == levels:
+            return column
+        array = np.asarray(column.array)[:, [column.names.index(name) for name in field.columns]]
+        if levels or column.levels:
+            check_types(field, column.levels, "the training data", "these")
+            array = array.astype(np.float64)
+        for place, name in enumerate(field.columns):
+            if name in levels:
+                array[:, place] = renumbered(array[:, place], column.levels[name], field, name)
+        return TableColumn(array, field.columns, levels=levels)
 
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
-        ours, theirs = set(trained.columns), set(given.columns)
+        return self.compare_columns(trained, given.columns, levels_of(given), trained_on, given_by)
+
+    def compare_columns(self, trained: Field, names: Sequence[str], levels: Levels, trained_on: str, given_by: str
+                        ) -> list[str]:  # fmt: skip
+        """As `compare`, of a table of which the columns and their categories are known, and nothing measured."""
+        ours, theirs = set(trained.columns), set(names)
         quoted = lambda names: some([f"'{name}'" for name in names], 6)
         lacking = [name for name in trained.columns if name not in theirs]
         if lacking:
-            raise SchemaError(f"'{given.name}' lacks {len(lacking)} of the {len(ours)} columns that the model was "
-                              f"trained on ({trained_on}): {quoted(lacking)} (columns of {given_by}: "
-                              f"{quoted(given.columns)}); "
+            raise SchemaError(f"'{trained.name}' lacks {len(lacking)} of the {len(ours)} columns that the model was "
+                              f"trained on ({trained_on}): {quoted(lacking)} (columns of {given_by}: {quoted(names)}); "
                               f"rename columns, or add them with empty cells, which count as missing")
-        extra = [name for name in given.columns if name not in ours]
-        if extra and _numbered(given.columns):
-            raise SchemaError(f"'{given.name}' has {len(given.columns)} columns in {given_by}, the model was trained "
+        extra = [name for name in names if name not in ours]
+        if extra and _numbered(names):
+            raise SchemaError(f"'{trained.name}' has {len(names)} columns in {given_by}, the model was trained "
                               f"with {len(ours)} ({trained_on}); give an array of these, or a table with their names")
+        check_types(trained, levels, trained_on, given_by)
+        notes = unseen(trained, levels, given_by)
         if extra:
-            return [f"columns of {given_by} that the model was not trained with are not used: {quoted(extra)}"]
-        if trained.columns != given.columns:
-            return [f"the columns of {given_by} are in another order than in training; they are matched by name"]
-        return []
+            notes.append(f"columns of {given_by} that the model was not trained with are not used: {quoted(extra)}")
+        elif trained.columns != tuple(names):
+            notes.append(f"the columns of {given_by} are in another order than in training; they are matched by name")
+        return notes
 
     def describe(self, field: Field) -> list[tuple[str, str]]:
         gaps = np.array(field.gaps)
         missing = "none" if not gaps.any() else f"{gaps.mean():.1%} of the cells, in {int((gaps > 0).sum())} columns"
-        rows = [(field.name, f"{field.shape[0]} columns of numbers; missing: {missing}")]
+        grouped = categories_of(field)
+        numbers = field.shape[0] - len(grouped)
+        what = [f"{numbers} columns of numbers"] * (numbers > 0) + [f"{len(grouped)} of categories"] * bool(grouped)
+        rows = [(field.name, f"{', '.join(what)}; missing: {missing}")]
         each = zip(field.columns, field.mean, field.std, field.lows, field.highs, field.gaps)
         for name, mean, std, low, high, gap in list(each)[:MOST_DESCRIBED]:
             text = f"{low:.4g} to {high:.4g}, mean {mean:.4g}, std {std:.4g}"
+            text = grouped[name].words() if name in grouped else text
             rows.append((f"  {name}", text + (f", {gap:.1%} missing" if gap else "")))
         more = field.shape[0] - MOST_DESCRIBED
         return rows + [("  ...", f"and {more:,} more columns")] * (more > 0)
 
     def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
-        there = torch.isfinite(values)
+        there, grouped = torch.isfinite(values), list(categories_of(field).values())
+        if grouped:
+            return self._one_hot(values, field, [group.size for group in grouped])
         x = (values.double() - torch.tensor(field.mean).double()) / torch.tensor(field.std).double()
         x = torch.where(there, x, 0.0).float()
         return torch.cat([x, (~there).float()], 1) if any(field.gaps) else x
 
+    def _one_hot(self, values: Tensor, field: Field, sizes: list[int]) -> Tensor:
+        numbers = field.shape[0] - len(sizes)
+        cut = replace(field, mean=field.mean[:numbers], std=field.std[:numbers], gaps=field.gaps[:numbers], more={})
+        parts = [self.flat(values[:, :numbers], cut, 0)] if numbers else []
+        for column, size in zip(values[:, numbers:].T, sizes):
+            place = torch.where(column.isnan(), size, column).long()  # a missing cell is a category of its own
+            parts.append(torch.nn.functional.one_hot(place, size + 1).float())
+        return torch.cat(parts, 1)
+
     def flattened(self, field: Field, limit: int) -> str:
-        return "standardised" + ", with missing cells at the mean and an indicator for each" * any(field.gaps)
+        text = "standardised" + ", with missing cells at the mean and an indicator for each" * any(field.gaps)
+        return text + ", categories one-hot with missing as one of its own" * bool(categories_of(field))
 
     def example_field(self, name: str) -> Field:
         meter = TableMeter(name, [f"column {n}" for n in range(EXAMPLE)])
@@ -190,58 +254,16 @@ class TableKind(Kind):
 
     def examples(self, field: Field, count: int, seed: int) -> Tensor:
         low, high = np.array(field.lows), np.array(field.highs)
-        x = correlated(count, field.shape[0], seed)
-        return torch.from_numpy((low + (np.tanh(x / 2) / 2 + 0.5) * (high - low)).astype(np.float32))
+        x = low + (np.tanh(correlated(count, field.shape[0], seed) / 2) / 2 + 0.5) * (high - low)
+        grouped = [n for n, name in enumerate(field.columns) if name in categories_of(field)]
+        x[:, grouped] = np.round(x[:, grouped])
+        return torch.from_numpy(x.astype(np.float32))
 
     def model_size(self, field: Field) -> str:
         return "micro"
 
 
 MOST_DESCRIBED = 40  # columns
-
-
-class TableMeter(Meter):
-    """Range, mean, deviation and share of missing cells by column."""
-
-    most = 100_000
-
-    def __init__(self, name: str, columns: Sequence[str]) -> None:
-        self.name, self.columns, self.rows = name, tuple(columns), []
-
-    rows: list[np.ndarray]
-
-    def add(self, name: str, value: Value | None) -> None:
-        if value is not None:
-            if self.rows and value.shape != self.rows[0].shape:
-                raise DataError(f"row {name} has {len(value)} cells, others have {len(self.rows[0])}; give every row "
-                                "the same columns")
-            self.rows.append(value)
-
-    def field(self) -> Field:
-        if not self.rows:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
-        x = np.stack(self.rows).astype(np.float64)
-        there = np.isfinite(x)
-        count = there.sum(0)
-        if not count.any():
-            raise DataError(f"all {x.size:,} cells of '{self.name}' are missing; look whether the file was read as "
-                            "meant (--na, na_values=)")
-        filled = np.where(there, x, 0.0)
-        mean = filled.sum(0) / np.maximum(count, 1)
-        std = np.sqrt((np.where(there, x - mean, 0.0) ** 2).sum(0) / np.maximum(count, 1))
-        low = np.where(count > 0, np.where(there, x, np.inf).min(0), 0.0)
-        high = np.where(count > 0, np.where(there, x, -np.inf).max(0), 0.0)
-        flat, empty = high <= low, count == 0
-        names = self.columns or tuple(f"column {n}" for n in range(x.shape[1]))
-        told = {"have no cell that is not missing, so nothing is learnt of them": empty,
-                "are constant; their deviation is taken as 1": flat & ~empty}
-        notes = tuple(f"column(s) {some([f'{names[i]!r}' for i in np.flatnonzero(which)], 8)} of '{self.name}' {what}"
-                      for what, which in told.items() if which.any())
-        plain = lambda values: tuple(float(v) for v in values)
-        return Field(name=self.name, kind="table", dtype="float32", shape=(x.shape[1],), sizes=((x.shape[1],),) * 3,
-                     low=float(low.min()), high=float(high.max()), mean=plain(mean),
-                     std=plain(np.where(flat, 1.0, std)), notes=notes, columns=names, lows=plain(low),
-                     highs=plain(high), gaps=plain(1 - count / len(x)))
 
 
 def correlated(count: int, columns: int, seed: int) -> np.ndarray:
@@ -289,7 +311,8 @@ def _read(path: Path, options: Options) -> list[_cells.Raw] | None:
         schema = pq.read_schema(path)
         binary = [f for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)
                   or pa.types.is_struct(f.type)]
-        if binary or not any(pa.types.is_integer(f.type) or pa.types.is_floating(f.type) for f in schema):
+        if binary or not any(pa.types.is_integer(f.type) or pa.types.is_floating(f.type)
+                                or pa.types.is_dictionary(f.type) or pa.types.is_boolean(f.type) for f in schema):
             return None
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -316,7 +339,7 @@ def _open_folder(root: Path, options: Options) -> Source | None:
 
 def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again: Callable[[Options], Any],
                   ids: list[str] | None = None) -> Source:
-    """A source of the columns that hold numbers, but for label, group and split. `again` opens another split."""
+    """A source of the columns that can be learnt from, but for label, group and split. `again` opens another split."""
     if not columns or not len(columns[0]):
         raise DataError(f"{name} has no rows")
     columns = _cells.named(columns, name)
@@ -324,10 +347,12 @@ def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again:
         _cells.taken(columns, ignored, "ignore=", name)
     columns = [column for column in columns if column.name not in options.ignore]
     marks = _cells.marks_of(columns, options, name)
-    features = [column for column in columns if all(column is not mark for mark in marks.columns)]
-    kept, notes = _cells.numeric(features, name, strict=options.strict)
-    array = np.stack([column.numbers for column in kept], 1)  # type: ignore[misc]
-    table = TableColumn(array, [column.name for column in kept])
+    left = [column for column in columns if all(column is not mark for mark in marks.columns)]
+    for asked in options.categories:
+        _cells.taken(columns, asked, "categories=", name)
+    kept, notes = _features.features(left, name, strict=options.strict, categories=options.categories)
+    table = TableColumn(np.stack([feature.cells for feature in kept], 1), [feature.name for feature in kept],
+                        levels={feature.name: feature.levels for feature in kept if feature.levels is not None})
     source = Source(name=name, columns={KIND.name: table}, ids=ids, labels=marks.labels,
                     label_names=marks.names, groups=marks.groups, strict=options.strict, notes=notes,
                     targets=marks.targets)

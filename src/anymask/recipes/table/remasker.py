@@ -2,11 +2,11 @@ from anymask.claims import Claim, Impute
 from anymask.parts.corruptions import Drop
 from anymask.parts.decoders import Everywhere
 from anymask.parts.encoders import ViT
-from anymask.parts.losses import mse
+from anymask.parts.losses import choice, mse
 from anymask.parts.masks import Remask
 from anymask.parts.positions import SinCos
 from anymask.parts.stems import Embed
-from anymask.parts.targets import Values
+from anymask.parts.tables import CellValues
 from anymask.parts.tokenizers import Cells
 from anymask.recipe import P, recipe
 from anymask.train.optim import adamw, warmup_cosine
@@ -28,8 +28,8 @@ def remasker(r):
         positions=P(SinCos),
         encoder=P(ViT),
         decoder=P(Everywhere, bounded=True),
-        target=P(Values),
-        loss=mse,
+        target=P(CellValues),
+        loss={"cells": mse, "categories": choice},
         optimiser=P(adamw, lr=1e-3, lr_batch=64, lr_width=1, betas=(0.9, 0.95), weight_decay=0.01),
         schedule=P(warmup_cosine, warmup=40 / 600, final=0.01),
     )

@@ -1,0 +1,14 @@
+"""bert, the default of proteins and molecules, passes the contract on both as it does on texts."""
+
+import pytest
+
+from anymask.contract import ITEMS, subject_of
+from anymask.contract.data import example_schema
+
+pytest.importorskip("tokenizers")
+
+
+@pytest.mark.parametrize("item", [name for name in ITEMS if name not in ("facts", "stages")])
+@pytest.mark.parametrize("kind", ["protein", "molecule"])
+def test_contract(kind, item):
+    ITEMS[item](subject_of("bert", schema=example_schema(kind)))
