@@ -56,7 +56,7 @@ def hidden_share(model: Model, sample: Sample) -> float:
     return 1.0 - float(visible) / max(1, whole)
 
 
-def hide(model: Model, step: Step, score: Tensor, visible: float | int) -> Step:
+def hide(model: Model, step: Step, score: Tensor, visible: float | int | Tensor) -> Step:
     """The step with the tokens of the lowest scores (B, N) visible and all others hidden and asked for."""
     return step._replace(
         mask=split(score, visible, keep=model.corruption.keep, ask=1.0, valid=step.tokens.valid), aux={}

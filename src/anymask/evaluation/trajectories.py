@@ -125,9 +125,10 @@ class Forecaster(nn.Module):
         super().__init__()
         self.model, width = model, model.encoder.width
         future = model.tokenizer.steps - model.tokenizer.past
-        self.head = nn.Sequential(LayerNorm(width), Linear(width, 2 * width), nn.GELU(), Linear(2 * width, 2 * future))
-        nn.init.zeros_(self.head[3].weight)
-        nn.init.zeros_(self.head[3].bias)
+        last = Linear(2 * width, 2 * future)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.head = nn.Sequential(LayerNorm(width), Linear(width, 2 * width), nn.GELU(), last)
 
     def forward(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Forecast and truth, (B, F, 2) in units of `reach`."""

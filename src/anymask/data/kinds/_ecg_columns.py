@@ -11,7 +11,7 @@ import numpy as np
 
 from ..columns import BlobColumn, Column
 from ..errors import DataError, Unreadable
-from ..kind import Blob, Settled, Value, kind_of
+from ..kind import Blob, Settled, kind_of
 from ..schema import Field
 from . import _ecg
 from ._series_columns import SeriesMeter
@@ -67,9 +67,9 @@ class Windows(Column):
             self._held[number] = found
         return self._held[number]
 
-    def read(self, row: int) -> Value | None:
+    def read(self, row: int) -> np.ndarray:
         whole, start = self.signals(int(self.of[row])), int(self.starts[row])
-        out = np.full(self.shape, np.nan, dtype=np.float32)
+        out = np.full((len(self.leads), self.length), np.nan, dtype=np.float32)
         first, last = max(0, start), min(whole.shape[1], start + self.length)
         out[:, first - start : last - start] = whole[:, first:last]
         return out
@@ -78,7 +78,7 @@ class Windows(Column):
         if not self.in_memory:
             return None
         try:
-            return np.stack([self.read(int(row)) for row in rows])  # type: ignore[arg-type]
+            return np.stack([self.read(int(row)) for row in rows])
         except Unreadable:  # one by one, so that it is left out
             return None
 

@@ -228,8 +228,10 @@ def _from_record(file: Path, options: Options) -> Source:
     spans = made.spans(PARTS.index(split), length) if len(there) > 1 else [(0, length)]
     name = header.path.name if split == "train" else f"{header.path.name}/{split}"
     source = _source([header], [spans], options, name, block=made.size)
+    column = source.columns[KIND.name]
+    assert isinstance(column, Windows)
     try:
-        source.columns[KIND.name].signals(0)  # kept in memory
+        column.signals(0)  # kept in memory
     except Unreadable as error:
         raise DataError(f"{error}; download the record again") from error
     return source.with_splits(split, {s: partial(_from_record, file, replace(options, split=s)) for s in there})

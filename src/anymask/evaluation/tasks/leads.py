@@ -100,7 +100,7 @@ def _asked(hidden: Sequence[str] | str | None, names: Sequence[str], there: np.n
     if hidden is None:
         return [[n] for n in np.flatnonzero(there).tolist()]
     words = [word.strip() for word in hidden.split(",")] if isinstance(hidden, str) else list(hidden)
-    have = [names[n] for n in np.flatnonzero(there)]
+    have = [names[n] for n in np.flatnonzero(there).tolist()]
     wrong = [word for word in words if word not in have]
     if wrong or not words or len(set(words)) == len(have):
         told = f"no lead {wrong[0]!r}" if wrong else "no lead is left to see" if words else "no lead is named"
