@@ -23,9 +23,10 @@ group = click.option("--group", help="Column that must not be split, such as pat
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option(
     "--image-size", type=int,
-    help="Side of training images; points of a cloud; the most tokens of a text or a stay; seconds of a sound.",
+    help="Side of training images; points of a cloud; the most tokens of a text or a stay; seconds of a sound; frames "
+    "of a skeleton; agents of a scene.",
 )  # fmt: skip
-ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
+ignore = click.option("--ignore", multiple=True, metavar="NAME", help="Column, lead or scene to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 categories = click.option(
     "--category", "categories", multiple=True, metavar="COLUMN", help="Column of a table whose numbers are categories."
@@ -42,7 +43,7 @@ tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, by
 vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
 canonical = click.option("--canonical", is_flag=True, help="Rewrite SMILES as RDKit does; needs rdkit.")
-rate = click.option("--rate", type=int, metavar="HZ", help="Sampling rate that sounds are taken at.")
+rate = click.option("--rate", type=int, metavar="HZ", help="Rate that sounds and electrocardiograms are taken at.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
 )

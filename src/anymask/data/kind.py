@@ -91,6 +91,7 @@ class Kind(ABC):
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
     fewest: int = 2  # samples that can be pre-trained on
     asked_last: bool = False  # True: `open` takes what no other kind has taken
+    asked_first: bool = False  # True: `open` knows files by their content that others would take by their ending
     incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
     columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
     elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis

@@ -25,6 +25,12 @@ def l1(pred: Tensor, goal: Tensor) -> Tensor:
     return (pred - goal).abs().mean(-1)
 
 
+def observed_l1(pred: Tensor, goal: Tensor) -> Tensor:
+    """Mean absolute error over a token's values that are there; NaN in the goal is a missing one."""
+    there = ~goal.isnan()
+    return torch.where(there, pred - goal, 0.0).abs().sum(-1) / there.sum(-1).clamp(min=1)
+
+
 def cross_entropy(pred: Tensor, goal: Tensor) -> Tensor:
     """Cross-entropy in nats of logits `pred` (Q, M, classes) against classes `goal` (Q, M) int64."""
     return F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none").view(goal.shape)

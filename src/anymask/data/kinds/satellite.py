@@ -68,7 +68,7 @@ class SatelliteKind(Kind):
     asked_endings = frozenset({*_scenes.TIFF, ".npy"})
     recipe = "satmae"
     samples_seen, most_epochs = 6_000, 100
-    on_grid = lazy = gaps = True
+    on_grid = gaps = True
     renderer = "anymask.reports.satellites:Composites"
 
     def open(self, spec: Any, options: Options) -> Source | None:

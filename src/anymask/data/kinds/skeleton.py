@@ -40,7 +40,7 @@ class SkeletonKind(Kind):
     asked_endings = frozenset({".npy", ".csv"})
     recipe = "mamp"
     renderer = "anymask.reports.skeletons:Figures"
-    samples_seen, most_epochs = 60_000, 200
+    samples_seen, most_epochs = 40_000, 200
     elastic = True
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
