@@ -238,10 +238,12 @@ def open_events(spec: Any, options: Options, make: Any) -> Source | None:
     """A source of a file, a folder or a DataFrame; None where it holds no events. `make` turns `Events` into a column
     of a source."""
     asked = options.kind is not None or options.events is not None
+    if type(spec).__name__ in ("DataFrame", "Table") and not isinstance(spec, (str, Path)):
+        names = [str(name) for name in getattr(spec, "column_names", getattr(spec, "columns", ()))]
+        roles = _told(names, options, "table", asked)
+        return None if roles is None else _source(_framed(spec), roles, None, "table", options, make)
     if not isinstance(spec, (str, Path)):
-        table = _framed(spec)
-        roles = None if table is None else _told(table.column_names, options, "table", asked)
-        return None if roles is None else _source(table, roles, None, "table", options, make)
+        return None
     path = Path(spec).expanduser()
     if path.is_dir():
         return _open_folder(path, options, make, asked)
@@ -261,13 +263,15 @@ def _told(names: Sequence[str], options: Options, where: str, asked: bool) -> Ro
 
 
 def _framed(spec: Any) -> Any:
-    if type(spec).__name__ not in ("DataFrame", "Table"):
-        return None
+    """A DataFrame of pandas or polars as an Arrow table."""
     import pyarrow as pa
 
     if isinstance(spec, pa.Table):
         return spec
-    return spec.to_arrow() if hasattr(spec, "to_arrow") else pa.Table.from_pandas(spec, preserve_index=False)
+    try:
+        return spec.to_arrow() if hasattr(spec, "to_arrow") else pa.Table.from_pandas(spec, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"the table cannot be read as one of events ({error}); give each column one type") from error
 
 
 def _open_folder(root: Path, options: Options, make: Any, asked: bool) -> Source | None:
