@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from sklearn.preprocessing import StandardScaler
@@ -49,6 +50,9 @@ def test_ridge_and_measures_are_those_of_scikit_learn(parts):
     assert found.r2 == pytest.approx(r2_score(test_y, said))
     assert found.rmse == pytest.approx(root_mean_squared_error(test_y, said))
     assert found.mae == pytest.approx(mean_absolute_error(test_y, said))
+    assert found.spearman == pytest.approx(spearmanr(test_y, said).statistic)
+    ties = ridge(np.round(x[:50]), y[:50], np.round(test_x), np.round(test_y), reference=np.round(x))
+    assert ties.spearman == pytest.approx(spearmanr(np.round(test_y), ties.predicted).statistic)
 
 
 def test_settings_are_chosen_without_the_test_part(parts):
@@ -59,7 +63,7 @@ def test_settings_are_chosen_without_the_test_part(parts):
 
 def test_the_task_is_chosen_by_continuous_targets(run, numbers):
     table = evaluate(run, numbers, draws=2, samples=(50, "all"))
-    assert table.columns == ("features", "method", "training samples", "R2", "RMSE", "MAE")
+    assert table.columns == ("features", "method", "training samples", "R2", "RMSE", "MAE", "Spearman")
     assert len(table.rows) == 2 * (3 + 2 + 2)
     raw = table.cell("R2", features="raw input", method="ridge", **{"training samples": "all"})
     few = table.cell("R2", features="raw input", method="ridge", **{"training samples": "50"})

@@ -88,8 +88,8 @@ def test_p():
     assert P(Random).defaults() == {"ratio": 0.75, "unit": 1, "fewest": 1, "ask": 1.0}
     with pytest.raises(RecipeError, match=r"Random takes no argument 'ratoi'; did you mean 'ratio'\?"):
         P(Random, ratoi=0.5)
-    with pytest.raises(RecipeError, match=r"Pixels takes 3 arguments \(normalise, fewest, stream\), got 4"):
-        P(Pixels, 1, 2, 3, 4)
+    with pytest.raises(RecipeError, match=r"Pixels takes 4 arguments \(normalise, by_channel, fewest, stream\), got 5"):
+        P(Pixels, 1, 2, 3, 4, 5)
 
 
 def test_unknown_attribute_of_a_recipe():

@@ -9,6 +9,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 """
 
 from anymask.claims.claim import Claim
+from anymask.claims.contrast import Contrast
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.filling import FillIn
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
@@ -25,6 +26,7 @@ from anymask.claims.metrics import (
     TokenProbe,
 )
 from anymask.claims.regression import Regress
+from anymask.claims.repeated import RepeatedFolds
 from anymask.claims.verifying import Evidence, verify
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "SHOWN",
     "Claim",
     "ClaimError",
+    "Contrast",
     "Evidence",
     "FewLabels",
     "FillIn",
@@ -45,6 +48,7 @@ __all__ = [
     "Probe",
     "Rebuild",
     "Regress",
+    "RepeatedFolds",
     "Retrieve",
     "TokenProbe",
     "Verdict",

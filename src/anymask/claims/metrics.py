@@ -81,10 +81,13 @@ class Probe(Metric):
         return self._correct(train, test, *(np.asarray(embed(run, part, **options)) for part in (train, test)))  # type: ignore[arg-type]
 
     def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
-        from anymask.evaluation.inputs import raw_input
+        from anymask.evaluation.inputs import classical_input, raw_input
 
-        right = self._correct(train, test, *(raw_input(part, schema) for part in (train, test)))
-        return {"raw input": float(right.mean())}
+        parts = (train, test)
+        inputs = {"raw input": [raw_input(part, schema) for part in parts]}
+        both = [classical_input(part, schema) for part in parts]
+        inputs |= {name: [part[name] for part in both] for name in both[0]}
+        return {name: float(self._correct(train, test, *x).mean()) for name, x in inputs.items()}
 
     def _correct(self, train: Source, test: Source, x: np.ndarray, test_x: np.ndarray) -> np.ndarray:
         return 100.0 * self.probe(x, train.labels, test_x, test.labels, seed=SEED).correct
@@ -128,10 +131,11 @@ class TokenProbe(Metric):
 
     def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
                ) -> np.ndarray:  # fmt: skip
-        from anymask.evaluation.token_classes import divide, probed, token_features
+        from anymask.evaluation.token_classes import divide, probed, seen, token_features
 
         division = divide(run, train, None, SEED)
         x = token_features(run, train, trained=trained, precision=precision)
+        division, _ = seen(division, x)
         return 100.0 * probed(division, x, linear_probe, seed=SEED).correct
 
 

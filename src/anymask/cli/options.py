@@ -19,26 +19,30 @@ recipe_files = click.option(
     "--recipe", "recipe_file", metavar="FILE.py", help="The file of your own recipe, if the run was made with one."
 )
 label = click.option("--label", help="Column of the labels.")
-group = click.option("--group", help="Column that must not be split, such as patient.")
+group = click.option("--group", help="Column that must not be split, such as patient; of molecules also 'scaffold'.")
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option(
     "--image-size", type=int,
-    help="Side of training images in pixels; points of a cloud; the most tokens of a text or a stay.",
-)
+    help="Side of training images; points of a cloud; the most tokens of a text or a stay; seconds of a sound.",
+)  # fmt: skip
 ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 categories = click.option(
     "--category", "categories", multiple=True, metavar="COLUMN", help="Column of a table whose numbers are categories."
 )
 events = click.option("--events", metavar="ID,TIME,CODE,VALUE", help="Columns of a table of measurements of stays.")
-window = click.option("--window", type=int, help="Moments of a sample, of a long record that is cut into windows.")
-stride = click.option("--stride", type=int, help="Moments from one window to the next; by default 1.")
+window = click.option(
+    "--window", type=int, help="Moments of a sample of a long record; frames of a clip; voxels a side of a crop."
+)
+stride = click.option("--stride", type=int, help="From one window, frame of a clip, or crop to the next.")
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
 kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
-text = click.option("--text", metavar="COLUMN", help="Column of the texts.")
+text = click.option("--text", metavar="COLUMN", help="Column of the texts, sequences or SMILES.")
 tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, bytepair, a tokenizer.json, or a run.")
 vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
+canonical = click.option("--canonical", is_flag=True, help="Rewrite SMILES as RDKit does; needs rdkit.")
+rate = click.option("--rate", type=int, metavar="HZ", help="Sampling rate that sounds are taken at.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
 )
@@ -57,11 +61,12 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--recipe", metavar="NAME|FILE.py", help="By default that of the kind of data."),
         click.option("--size", metavar="NAME", help="micro, nano, tiny, ..., huge; by default from the data."),
         click.option("--epochs", type=float, help="By default 400,000 images or texts or 1,000,000 rows in all."),
+        click.option("--steps", type=int, metavar="N", help="Optimiser steps, in place of --epochs."),
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
         image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, events, text,
-        tokenizer, vocabulary, cased, changing,
+        tokenizer, vocabulary, cased, canonical, rate, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -134,10 +139,13 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "categories", "events", "strict", "kind", "window", "stride", "parts", "text",
+        "na_values", "categories", "events", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
         *(("label", "group") if labelled else ()),
     )  # fmt: skip
-    saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
+    opening = run.settings.get("opening", {})
+    if "parts" in opening:  # which may be parts by group
+        as_before += ("group",)
+    saved = {name: value for name, value in opening.items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})
 
 

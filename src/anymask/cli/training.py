@@ -41,7 +41,7 @@ def pretrain(source: str | None, changes: tuple[str, ...], quiet: bool, probe_la
     SOURCE is a folder of images (with or without class folders or metadata.csv), a folder of parquet or .npy files, a
     table (.csv, .tsv or .parquet), a time series (a table with a column of dates, a .ts file or a folder of them),
     texts (.txt, .csv, .jsonl or a folder of them), graphs, a folder of point clouds (.ply, .off, ...) or lidar sweeps
-    (.bin), or a .parquet, .npy or .npz file.
+    (.bin), a folder of videos (.mp4, .avi, ...), or a .parquet, .npy or .npz file.
     """
     from anymask.train import pretrain
 

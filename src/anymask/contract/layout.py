@@ -173,7 +173,7 @@ def _extent(model: Model, subject: Subject) -> list[str]:
     name, values = names[0], subject.batch[names[0]]
     more = [n for side in reversed(sides) for n in (0, side)]
     big = torch.nn.functional.pad(values, more, value=7)
-    extent = torch.tensor(values.shape[2:]).expand(len(values), len(sides))
+    extent = subject.batch.get("extent", torch.tensor(values.shape[2:]).expand(len(values), len(sides)))
     small, large = model.embed(subject.batch), model.embed({**subject.batch, name: big, "extent": extent})
     if large.ok is None:
         raise ContractError(
@@ -181,7 +181,8 @@ def _extent(model: Model, subject: Subject) -> list[str]:
             f"the tokenizer takes padding of {name} for content",
             "mark tokens outside sample['extent'] invalid",
         )
-    gap = _gap(small.x.flatten(0, 1), large.x[large.ok])
+    alone = small.x.flatten(0, 1) if small.ok is None else small.x[small.ok]
+    gap = _gap(alone, large.x[large.ok])
     if gap:
         raise ContractError(
             PADDING,

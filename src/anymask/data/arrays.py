@@ -30,7 +30,7 @@ def from_array(array: np.ndarray, labels: Any, options: Options, name: str) -> S
         raise DataError(f"{name} is one array and has no split '{options.split}'; open the parts one by one, or use "
                         "split_source(source)")
     if len(array.shape) and not len(array):
-        raise DataError(f"{name} is empty (shape {array.shape})")
+        raise DataError(f"{name} is empty (shape {array.shape}); give an array with samples")
     for kind in asked_kinds(options.kind):
         column = kind.array_column(array, options, name)
         if column is not None:
@@ -40,7 +40,8 @@ def from_array(array: np.ndarray, labels: Any, options: Options, name: str) -> S
             raise DataError(f"{name} has shape {array.shape} and type {array.dtype}, which cannot be of kind "
                             f"{options.kind}; leave kind= (--kind) out, or name another one")
         raise DataError(f"{name} has shape {array.shape} and type {array.dtype}; images need numbers of shape (N, H, "
-                        f"W), (N, C, H, W) or (N, H, W, C), point clouds (N, P, 3), tables (N, F)")
+                        f"W), (N, C, H, W) or (N, H, W, C), point clouds (N, P, 3), tables (N, F), videos (N, T, H, W, "
+                        "C) or (N, C, T, H, W), which need kind=\"video\" unless they are bytes of 3 channels")
     given = options.label if options.label is not None else labels
     if isinstance(given, str):
         raise DataError(f"{name} is an array and has no columns; give label= the labels themselves, one a sample")
@@ -76,7 +77,7 @@ def open_npy(path: Path, options: Options) -> Source:
 
 
 def open_npz(path: Path, options: Options) -> Source:
-    """Samples under x, images or data (or the only array with 3 or 4 axes), labels under y, labels or label, their
+    """Samples under x, images or data (or the only array with 3 to 5 axes), labels under y, labels or label, their
     names under class_names. An array that is named after a kind, as `points`, holds samples of this kind."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -86,7 +87,7 @@ def open_npz(path: Path, options: Options) -> Source:
             from error
     kinds = {name: kind.name for kind in asked_kinds(options.kind) for name in (kind.name, f"{kind.name}s")}
     named = [k for k in _DATA_NAMES if k in arrays] or [k for k in kinds if k in arrays]
-    named = named or [k for k, a in arrays.items() if a.ndim in (3, 4)]
+    named = named or [k for k, a in arrays.items() if a.ndim in (3, 4, 5)]
     if len(named) != 1:
         have = ", ".join(f"{k} {a.shape}" for k, a in arrays.items()) or "nothing"
         raise DataError(f"{path.name} has {len(named)} arrays that may be the samples (it holds: {have}); name one of "

@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from .kinds._skeletons import dimensions, resampled
+
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
@@ -177,3 +179,31 @@ class MirrorScale:
         out = sweep.copy()
         out[:, :3] *= factor.astype(out.dtype)
         return out
+
+
+class CropTurn:
+    """A skeleton sequence (C, J, T) cut to a stretch of its frames, which is brought back to its length, and turned by
+    the same angles about all axes of space (as MAMP's code, arXiv:2308.07092). Called as the others.
+
+    Args:
+        shortest: share of the frames that a stretch has at least.
+        angle: about each axis, at most, in radians; in the plane there is one.
+    """
+
+    def __init__(self, *, shortest: float = 0.5, angle: float = 0.3) -> None:
+        self.shortest, self.angle = shortest, angle
+
+    def __call__(self, sequence: np.ndarray, rng: np.random.Generator, size: Size) -> np.ndarray:
+        frames = sequence.shape[2]
+        kept = max(2, round(frames * rng.uniform(self.shortest, 1.0)))
+        start = int(rng.integers(frames - kept + 1))
+        out = resampled(sequence[:, :, start : start + kept], frames)
+        space = dimensions(len(out))
+        turn = np.eye(space)
+        for a, b in ((0, 1), (1, 2), (2, 0))[: 1 if space == 2 else 3]:
+            angle, about = rng.uniform(-self.angle, self.angle), np.eye(space)
+            about[a, a] = about[b, b] = math.cos(angle)
+            about[a, b], about[b, a] = -math.sin(angle), math.sin(angle)
+            turn = about @ turn
+        turned = np.einsum("de,ejt->djt", turn, out[:space].astype(np.float64))
+        return np.concatenate([turned.astype(out.dtype), out[space:]])

@@ -67,10 +67,16 @@ def pad_grid(values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tup
     return tensor(out), torch.tensor(sizes, dtype=torch.int64)
 
 
-def marks(index: np.ndarray, labels: np.ndarray | None, seed: int, step: int) -> dict[str, Any]:
-    """What every batch has beside its parts: `index` (B,), `key` (B,) and, where there are labels, `label` (B,)."""
+def marks(index: np.ndarray, labels: np.ndarray | None, seed: int, step: int, turn: np.ndarray | None = None
+          ) -> dict[str, Any]:
+    """What every batch has beside its parts: `index` (B,), `key` (B,) and, where there are labels, `label` (B,).
+    `turn` (B,) tells several values of one sample apart: how many of it were there before."""
     numbers = torch.from_numpy(np.asarray(index, dtype=np.int64))
-    out = {"index": numbers, "key": keyed.keys(seed, step, numbers)}
+    key = keyed.keys(seed, step, numbers)
+    if turn is not None:
+        times = torch.from_numpy(turn)
+        key = torch.where(times > 0, keyed.fold(key, times), key)
+    out = {"index": numbers, "key": key}
     if labels is not None:
         out["label"] = torch.from_numpy(np.asarray(labels, dtype=np.int64))
     return out

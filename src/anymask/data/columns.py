@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +25,22 @@ class Blobs(Protocol):
         ...
 
 
+class HeldBlobs:
+    """A few blobs in a list."""
+
+    def __init__(self, blobs: list[Blob]) -> None:
+        self.blobs = blobs
+
+    def __len__(self) -> int:
+        return len(self.blobs)
+
+    def __getitem__(self, row: int) -> Blob:
+        return self.blobs[row]
+
+    def nbytes(self, row: int) -> int:
+        return -1
+
+
 class FileBlobs:
     """Files below a root, by name."""
 
@@ -38,8 +54,9 @@ class FileBlobs:
         return Blob(self.names[row], self.root / self.names[row])
 
     def nbytes(self, row: int) -> int:
+        path = self.root / self.names[row]
         try:
-            return (self.root / self.names[row]).stat().st_size
+            return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
         except OSError:  # gone, or its folder may not be entered: as good as empty, and reported as unreadable
             return 0
 
@@ -52,6 +69,8 @@ class Column(ABC):
     dtype: str | None
     in_memory: bool = False  # True: reading costs nothing
     record: Any = None  # the long record that values are windows of
+    repeats: int = 1  # training values that are drawn from one reading, in one batch: where reading is what costs
+    about: Mapping[str, Any] = {}  # what a kind knows of all the values, such as the sampling rate of sounds
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -84,9 +103,13 @@ class BlobColumn(Column):
     def __init__(self, kind: Kind, blobs: Blobs, settled: Settled) -> None:
         self.kind, self.blobs, self.decode = kind, blobs, settled.decode
         self.shape, self.dtype = settled.shape, settled.dtype
+        self.about, self._lengths = getattr(settled.decode, "about", {}), settled.lengths
 
     def __len__(self) -> int:
         return len(self.blobs)
+
+    def lengths(self) -> np.ndarray | None:
+        return self._lengths
 
     def read(self, row: int) -> Value | None:
         return self.decode(self.blobs[row])
@@ -146,6 +169,7 @@ class ItemColumn(Column):
     def __init__(self, kind: Kind, items: Any, pick: Callable[[Any], Any], reader: Callable[[Any, str], Value]) -> None:
         self.kind, self.items, self.pick, self.reader = kind, items, pick, reader
         self.shape = self.dtype = None
+        self.about = getattr(reader, "about", {})
 
     def __len__(self) -> int:
         return len(self.items)

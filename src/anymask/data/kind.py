@@ -40,6 +40,9 @@ class Blob(NamedTuple):
         return Path(self.name).suffix.lower()
 
     def read(self) -> bytes:
+        """Its bytes; of a folder those of its files, one after another."""
+        if isinstance(self.data, Path) and self.data.is_dir():
+            return b"".join(path.read_bytes() for path in sorted(self.data.iterdir()) if path.is_file())
         return self.data.read_bytes() if isinstance(self.data, Path) else self.data
 
 
@@ -47,7 +50,8 @@ class Settled(NamedTuple):
     """What a kind decided about a column of blobs after looking at headers.
 
     `decode` turns a blob into a value and must be picklable; `shape` and `dtype` are of every value where the headers
-    agree, else None; `bad` is row -> reason; `notes` are for people.
+    agree, else None; `bad` is row -> reason; `notes` are for people; `lengths` (N,) of kinds that vary in length, where
+    headers say them.
     """
 
     decode: Callable[[Blob], Value]
@@ -55,6 +59,7 @@ class Settled(NamedTuple):
     dtype: str | None
     bad: dict[int, str]
     notes: list[str]
+    lengths: np.ndarray | None = None
 
 
 class Meter(ABC):
@@ -76,17 +81,21 @@ class Kind(ABC):
 
     name: str
     endings: frozenset[str]  # of files that hold one sample each
+    held_in: str = ""  # what holds many samples, in words: "a table with a column of dates"
     asked_endings: frozenset[str] = frozenset()  # of such files too, where this kind is asked for by name (kind=)
     recipe: str  # slug of the recipe that is the default for such data
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
     most_epochs: int = 120  # ... and epochs at most
     on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
+    spelled: bool = False  # values are sequences of pieces of a vocabulary, the field's `more["tokenizer"]`
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
     fewest: int = 2  # samples that can be pre-trained on
     asked_last: bool = False  # True: `open` takes what no other kind has taken
     incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
     columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
     elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis
+    gaps: bool = False  # True: NaN is a value that is missing; else it is refused
+    classics: Sequence[str] = ()  # names of classical features that baselines are measured on, see `classical`
     varies: bool = False  # True: a training batch holds values of several lengths, `field.shape[0]` at most, see `pad`
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
@@ -141,6 +150,14 @@ class Kind(ABC):
     def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
         """(B, D) float32, the plain input of baselines, of a batch fitted to `field`; about `limit` values at most."""
 
+    def flat_tokens(self, values: Tensor, field: Field) -> Tensor | None:
+        """(B, N, D) float32, the plain input of baselines on single tokens; None: what the tokenizer gives."""
+        return None
+
+    def flattened_tokens(self, field: Field) -> str:
+        """What `flat_tokens` gives, in words; '' where it gives None."""
+        return ""
+
     @abstractmethod
     def example_field(self, name: str) -> Field:
         """The field of made-up data, with what is hard about this kind: for the contract."""
@@ -154,6 +171,18 @@ class Kind(ABC):
         raise NotImplementedError(f"a {self.name} is not cut into patches")
 
     # What most kinds have no answer to.
+
+    def groups(self, field: Field) -> list[list[int]]:
+        """Channels that belong together, by number; of kinds on a grid."""
+        return [[n] for n in range(field.shape[0])]
+
+    def blank(self, field: Field) -> tuple[float, ...]:
+        """What stands in patches for missing values beside others, of each channel; of kinds on a grid with gaps."""
+        return field.mean
+
+    def samples(self, names: Sequence[str]) -> list[str]:
+        """The samples that files make up, by the names of files or folders; by default each file is one."""
+        return list(names)
 
     def recipe_for(self, schema: Schema) -> str:
         """Slug of the recipe that is the default for such data."""
@@ -180,6 +209,11 @@ class Kind(ABC):
     ) -> tuple[str, np.ndarray] | None:
         """The classical search engine of this kind: its name, and (queries, documents) scores of values as stored."""
         return None
+
+    def classical(self, values: Tensor, field: Field) -> dict[str, Tensor]:
+        """Features that have long been used for such data, one for each name in `classics`: (B, D) each, of a batch
+        fitted to `field`."""
+        return {}
 
     def flattened(self, field: Field, limit: int) -> str:
         """What `flat` does beside flattening, in words; '' where nothing."""

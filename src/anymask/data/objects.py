@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .columns import BlobColumn, ItemColumn
+from .columns import BlobColumn, HeldBlobs, ItemColumn
 from .errors import DataError
 from .kind import Blob, Kind, all_kinds, asked_kinds
 from .labels import encode
@@ -74,14 +74,15 @@ def open_hf(spec: Any, options: Options) -> Source | StreamSource:
     if what == "IterableDataset":
         return _hf_stream(spec, column, kind, encoded, label, names, options, name)
     if not len(spec):
-        raise DataError(f"{name} has no rows")
+        raise DataError(f"{name} has no rows; give data that hold some")
     numbers = None
     if label is not None:
         numbers, found = encode(spec.with_format(None)[label][:], f"column '{label}' of {name}")
         names = names or found
     groups = None if options.group is None else np.array(spec.with_format(None)[options.group][:])
     if not encoded:
-        reader = kind.object_reader(_array_like(spec.with_format("numpy")[0][column]), options)
+        first = _array_like(spec.with_format("numpy")[0][column])
+        reader = kind.object_reader(first, replace(options, kind=kind.name))
         return Source(name=name, columns={kind.name: ItemColumn(
             kind, spec.with_format("numpy"), partial(_item_at, column), _need(reader, column))},
             labels=numbers, label_names=names, groups=groups, strict=options.strict)
@@ -109,7 +110,7 @@ def _open_hf_dict(spec: Any, options: Options) -> Source | StreamSource:
 
 def _hf_column(spec: Any, what: str, options: Options) -> tuple[str, Kind, bool]:
     """Column with the samples, its kind, and whether it is encoded."""
-    kinds = all_kinds()
+    kinds = {kind.name: kind for kind in asked_kinds(options.kind)}
     features = spec.features or {}
     for kind in kinds.values():
         asked = kind.asked_column(options)
@@ -138,15 +139,16 @@ def _hf_stream(spec: Any, column: str, kind: Kind, encoded: bool, label: str | N
     records = HFRecords(spec.cast_column(column, _undecoded(spec, column)) if encoded else spec)
     first = list(islice(records.open(0), 64))
     if not first:
-        raise DataError(f"the stream {name} is empty")
+        raise DataError(f"the stream {name} is empty; give data that hold something")
     notes: list[str] = []
     if encoded:
-        settled = kind.settle(_Few([cell_blob(r[column], n) for n, r in enumerate(first)]), options)
+        settled = kind.settle(HeldBlobs([cell_blob(r[column], n) for n, r in enumerate(first)]), options)
         notes = settled.notes
         parts: Any = partial(_encoded_parts, kind.name, column, settled.decode)
     else:
         parts = partial(_object_parts, kind.name, partial(_item_at, column),
-                        _need(kind.object_reader(_array_like(first[0][column]), options), column))
+                        _need(kind.object_reader(_array_like(first[0][column]), replace(options, kind=kind.name)),
+                              column))
     numbered = label is not None and isinstance(first[0][label], int)
     if label is not None and not numbered:
         notes = [*notes, f"no labels are used: column '{label}' is not of class numbers, and a stream's names are "
@@ -154,22 +156,6 @@ def _hf_stream(spec: Any, column: str, kind: Kind, encoded: bool, label: str | N
     return StreamSource(name=name, records=records, kinds={kind.name: kind}, parts=parts, strict=options.strict,
                         label=partial(_label_at, label) if numbered else None, label_names=names, notes=notes,
                         identity=str(getattr(spec.info, "download_checksums", "")))
-
-
-class _Few:
-    """Blobs in a list."""
-
-    def __init__(self, blobs: list[Blob]) -> None:
-        self.blobs = blobs
-
-    def __len__(self) -> int:
-        return len(self.blobs)
-
-    def __getitem__(self, row: int) -> Blob:
-        return self.blobs[row]
-
-    def nbytes(self, row: int) -> int:
-        return -1
 
 
 # ---- torch
@@ -220,7 +206,7 @@ def open_torch(spec: Any, options: Options) -> Source | StreamSource:
     items = TorchRecords(spec).open(0) if streaming else iter([spec[0]] if len(spec) else [])
     example = next(items, None)
     if example is None:
-        raise DataError(f"the dataset {type(spec).__name__} is empty")
+        raise DataError(f"the dataset {type(spec).__name__} is empty; give data that hold something")
     name = type(spec).__name__
     kind, pick, label, reader = _item_parts(example, options, name)
     if streaming:

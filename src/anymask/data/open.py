@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,13 @@ from .kind import asked_kinds
 from .objects import as_stream, hugging_face, open_hf, open_torch
 from .options import Options
 from .parquet import open_parquet
+from .shards import ENDING as SHARD
+from .shards import open_shards
 from .source import AnySource, Source
 from .stream import StreamSource
 
 
-def open_source(spec: Any = None, *, split: str | None = None, strict: bool = False, label: Any = None,
-                group: Any = None, streaming: bool = False, layout: str | None = None,
-                channels: int | None = None, ignore: str | Sequence[str] = (),
-                na_values: str | Sequence[str] = (), categories: str | Sequence[str] = (), events: str | None = None,
-                kind: str | None = None, window: int | None = None, stride: int | None = None,
-                parts: str | Sequence[float] | None = None, text: str | None = None, tokenizer: Any = None,
-                vocabulary: int | None = None, cased: bool = False) -> Any:
+def open_source(spec: Any = None, **options: Any) -> Any:
     """A source from a path or an object.
 
     `spec` is None or "digits" (embedded), or
@@ -46,10 +41,21 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     * texts: a .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of
       sentences and fewer than two of numbers, a folder with such files as train.csv and so on, one of .txt files (each
       a sample), one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels)
+    * proteins: a FASTA file, a table with a column of sequences, a folder in one of the layouts of FLIP; a list of
+      strings with kind="protein"
+    * molecules: a .smi file, a table with a column of SMILES; a list of strings with kind="molecule"
     * graphs: torch_geometric Data or a sequence of them, the folder of a Planetoid or TU set with its raw files, a
       folder with nodes.csv and edges.csv, or of such folders
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
       sweeps (.bin)
+    * volumes: a NIfTI file (.nii, .nii.gz), a folder of them, or of cases with several scans each (CASE/t1.nii.gz, or
+      CASE_0000.nii.gz); with kind="volume" also .npy files and arrays (X, Y, Z) or (N, X, Y, Z)
+    * videos: a folder of .mp4, .avi, .webm or .mkv files, as one of images; with kind="video" also of .gif files, or
+      with a folder of pictures for each video; an array (N, T, H, W, C) or (N, C, T, H, W)
+    * a .tar file or a folder of them, in the layout of webdataset: a stream of any kind of data that comes in files;
+      train-000.tar and test-000.tar are splits
+    * sounds: a folder of .wav, .flac, .ogg or .mp3 files as of images, an array (N, T) or (N, C, T) or a list of arrays
+      (T,) or (C, T) with kind="audio" and rate
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -66,45 +72,35 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
 
     A long record (a table with a column of dates) is cut into windows of `window` moments, one every `stride` moments,
     within parts by time: `parts` are three shares (training, validation, test; 0.6, 0.2, 0.2 by default), or months of
-    30 days, as 12, 4, 4.
+    30 days, as 12, 4, 4. Of a video, `window` are the frames of a clip and `stride` those from one to the next. Volumes
+    are cut into crops of `window` voxels a side (48), on a grid of one every `stride` voxels (as many).
 
     `text` names the column of texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or
     "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
-    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers.
+    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers. Of proteins and molecules `text`
+    names the column as well, and the vocabulary is their alphabet. `canonical` rewrites SMILES as RDKit does, and
+    leaves out what it cannot read. `group="scaffold"` groups molecules by scaffold, and `parts` (0.8, 0.1, 0.1) then
+    divides them so, the largest groups to training.
+
+    `rate` is the sampling rate of sounds in Hz: that of arrays, which do not say theirs, and what files are resampled
+    to; by default that of most files.
 
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
-    options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
-                      channels=channels, ignore=_words(ignore), na_values=_words(na_values),
-                      categories=_words(categories), events=events, kind=kind, window=window, stride=stride,
-                      parts=_numbers(parts), text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased)
-    source = _open(spec, options)
-    if streaming and isinstance(source, Source):
+    asked = Options.of(options)
+    source = _open(spec, asked)
+    if asked.streaming and isinstance(source, Source):
         return as_stream(source)
     return source
 
 
-def _words(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(str(word) for word in given)
-
-
-def _numbers(given: str | Sequence[float] | None) -> tuple[float, ...] | None:
-    if given is None:
-        return None
-    words = given.split(",") if isinstance(given, str) else given
-    try:
-        found = tuple(float(word) for word in words)
-    except (TypeError, ValueError):
-        found = ()
-    if len(found) != 3 or min(found) <= 0 or (max(found) < 1 and sum(found) > 1 + 1e-6):
-        raise DataError(f"parts={given!r} (--parts) is for training, validation and test: three shares, as "
-                        "0.6,0.2,0.2, or months of 30 days, as 12,4,4")
-    return found
-
-
 def _open(spec: Any, options: Options) -> AnySource:
     for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last):
-        source = kind.open(spec, options)
+        try:
+            source = kind.open(spec, options)
+        except PermissionError as error:  # kinds look into folders before they are sure that they know them
+            place = error.filename or spec
+            raise DataError(f"no permission to read the folder {place}; change it: chmod u+rx {place}") from error
         if source is not None:
             return source
     if isinstance(spec, (Source, StreamSource)):
@@ -149,6 +145,8 @@ def _open_path(path: Path, options: Options) -> AnySource:
         return open_npy(path, options)
     if ending == ".npz":
         return open_npz(path, options)
+    if ending == SHARD:
+        return open_shards([path], options, path.name)
     if ending == ".parquet":
         return open_parquet([path], options, path.name)
     return open_file(path, options)

@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from .collate import Batch, marks, padded
-from .errors import DataError
+from .errors import DataError, Unreadable
 from .schema import Schema
 from .source import Sample, Source
 
@@ -35,11 +35,19 @@ class OrderedSteps(Dataset[Any]):
         first = item * self.batch_size
         index = np.arange(first, min(first + self.batch_size, len(self.source)))
         try:
-            read = [(i, self.source.try_read(int(i))) for i in index]
-            samples = [(int(i), self._natural(s)) for i, s in read if s is not None]
+            read = [(int(i), self._sample(int(i))) for i in index]
+            samples = [(i, s) for i, s in read if s is not None]
             return [self._batch(part) for part in self._parts(samples)], self.source.bad_rows
         except DataError as error:
             return error, {}
+
+    def _sample(self, index: int) -> Sample | None:
+        sample = self.source.try_read(index)
+        try:
+            return None if sample is None else self._natural(sample)
+        except Unreadable as error:  # of a value that is read as far as it is needed
+            self.source.mark_bad(int(self.source.rows[index]), error.reason)
+            return None
 
     def _natural(self, sample: Sample) -> Sample:
         out: Sample = {}

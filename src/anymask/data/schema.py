@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from .errors import DataError, SchemaError
+from .errors import DataError, SchemaError, Unreadable
 from .kind import kind_of
 from .source import AnySource
 from .stream import StreamSource
@@ -155,8 +155,11 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
 def _measure_rows(source: AnySource, meters: dict[str, Any]) -> None:
     assert not isinstance(source, StreamSource)
     for index, sample in source.sample(max(meter.most for meter in meters.values())):
-        for name, meter in meters.items():
-            meter.add(source.called(index), sample[name])
+        try:
+            for name, meter in meters.items():
+                meter.add(source.called(index), sample[name])
+        except Unreadable as error:  # of a value that is read as far as it is needed
+            source.mark_bad(int(source.rows[index]), error.reason)
         if all(meter.full for meter in meters.values()):
             return
 

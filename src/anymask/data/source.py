@@ -54,6 +54,9 @@ class Source:
                  token_labels: TokenLabels | None = None) -> None:
         self.name, self.columns, self.strict, self.notes = name, dict(columns), strict, list(notes)
         self.label_names = label_names
+        if targets is not None and np.isinf(targets).any():
+            self.notes.append(f"{int(np.isinf(targets).sum()):,} targets are infinite and left out")
+            targets = np.where(np.isinf(targets), np.nan, targets)
         self.current_split: str | None = None
         self._ids, self._row_labels, self._row_groups, self._row_targets = ids, labels, groups, targets
         self._row_token_labels = token_labels
@@ -190,7 +193,7 @@ class Source:
             if sample is not None:
                 return sample, actual
         raise DataError(f"none of the {len(self)} samples of {self.name} can be read; first: "
-                        f"{': '.join(self.skipped[0])}")
+                        f"{': '.join(self.skipped[0])}; mend them, or give other data")
 
     def try_read(self, index: int) -> Sample | None:
         """A sample, or None where it cannot be read (then it is named in `skipped`; DataError when strict)."""
@@ -218,7 +221,7 @@ class Source:
         self.rows = np.array([row for row in self.rows.tolist() if row not in self._bad], dtype=np.int64)
         if not len(self.rows):
             raise DataError(f"none of the {len(self._bad)} samples of {self.name} can be read; first: "
-                            f"{': '.join(self.skipped[0])}")
+                            f"{': '.join(self.skipped[0])}; mend them, or give other data")
         return self
 
     @property
@@ -272,10 +275,14 @@ class Source:
     def content_hash(self, index: int) -> str:
         """sha256 of the decoded values: equal for equal pixels, however they are stored."""
         digest = hashlib.sha256()
-        for name, value in (self.try_read(index) or {"unreadable": np.array(self.id_of(index))}).items():
-            if value is not None:
-                digest.update(f"{name} {value.dtype} {value.shape}".encode())
-                digest.update(value.tobytes())
+        try:
+            for name, value in (self.try_read(index) or {"unreadable": np.array(self.id_of(index))}).items():
+                if value is not None:
+                    content = value.tobytes()
+                    digest.update(f"{name} {value.dtype} {value.shape}".encode())
+                    digest.update(content)
+        except Unreadable as error:  # of a value that is read as far as it is needed
+            digest.update(f"unreadable {error}".encode())
         return digest.hexdigest()
 
 
@@ -310,6 +317,7 @@ def _decoded(source: Source) -> Source | None:
         if not _fill(array, column, source, bad):
             return None
         columns[name] = ArrayColumn(column.kind, array, dtype=str(array.dtype), convert=_same)
+        columns[name].about = column.about
     copy = Source(name=source.name, columns=columns, ids=source.ids, labels=source.labels,
                   label_names=source.label_names, groups=source.groups, bad=bad, strict=source.strict,
                   notes=source.notes, targets=source.targets, token_labels=source.token_labels)

@@ -55,11 +55,15 @@ class StreamSource:
         try:
             return self._parts(record, position)
         except Unreadable as error:
-            if self.strict:
-                raise DataError(f"{error.name} in {self.name} cannot be read ({error.reason}); mend it or open the "
-                                f"data with strict=False to leave it out") from error
-            self.mark_bad(error.name, error.reason)
+            self.unreadable(error)
             return None
+
+    def unreadable(self, error: Unreadable) -> None:
+        """Notes that a record cannot be read; DataError when strict."""
+        if self.strict:
+            raise DataError(f"{error.name} in {self.name} cannot be read ({error.reason}); mend it or open the data "
+                            "with strict=False to leave it out") from error
+        self.mark_bad(error.name, error.reason)
 
     def mark_bad(self, name: str, reason: str) -> None:
         """Notes that a sample cannot be read, and warns, once."""
@@ -87,7 +91,7 @@ class StreamSource:
             if n == position:  # nothing there: beyond the end, or empty
                 self.length = self.length or sum(1 for _ in self.records.open(0))
                 if not self.length:
-                    raise DataError(f"the stream {self.name} is empty")
+                    raise DataError(f"the stream {self.name} is empty; give data that hold something")
                 position %= self.length
             else:
                 self.length, position = n, 0

@@ -2,7 +2,8 @@
 
 A batch is a function of (seed, step): epoch e is a permutation keyed by (seed, e), epochs follow one another without
 a gap, and micro-step s takes positions s*B*world .. (s+1)*B*world - 1, rank r the r-th B of them. The dataset that
-torch's DataLoader works on is therefore the sequence of steps, and starting anywhere costs nothing.
+torch's DataLoader works on is therefore the sequence of steps, and starting anywhere costs nothing. Where reading is
+what costs, R values are drawn from one reading (`Column.repeats`): R epochs in one, each sample R times in a row.
 
 Where samples vary in length, the permutation is such that micro-steps hold samples of similar lengths, see `bucketed`;
 it is still a function of (seed, e) alone, for a given batch size.
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from .. import keyed
 from .collate import Batch, marks, padded, stack, tensor
-from .errors import DataError
+from .errors import DataError, Unreadable
 from .schema import Field, Schema
 from .source import Sample, Source
 
@@ -79,26 +80,34 @@ class _Training:
         self.seed, self.augment, self.rank, self.world = seed, augment, rank, world
         self.kinds = source.kinds
 
-    def build(self, samples: list[Sample], index: np.ndarray, labels: np.ndarray | None, step: int) -> Batch:
+    def build(self, samples: list[Sample], index: np.ndarray, labels: np.ndarray | None, step: int,
+              turn: np.ndarray | None = None) -> Batch:
+        """A batch of fitted samples."""
         out: Batch = {}
         for name, field in self.schema.fields.items():
-            values = [self._fit(name, field, s[name], step, int(i)) for s, i in zip(samples, index)]
+            values = [s[name] for s in samples]
             if self.kinds[name].varies:
                 out |= padded(name, values, field, MULTIPLE, only=len(self.schema.fields) == 1)
             else:
                 out |= stack(name, values, field)
             self.kinds[name].check(out[name].numpy(), lambda row: self.name_of(int(index[row])))
-        return {**out, **marks(index, labels, self.seed, step)}
+        return {**out, **marks(index, labels, self.seed, step, turn)}
 
     def name_of(self, index: int) -> str:
         """The sample's name for messages."""
         return self.source.called(index) if isinstance(self.source, Source) else f"sample {index} of {self.source.name}"
 
-    def _fit(self, name: str, field: Field, value: np.ndarray | None, step: int, index: int) -> np.ndarray | None:
+    def fitted(self, sample: Sample, step: int, index: int, turn: int = 0) -> Sample:
+        """The sample as training wants it. Raises Unreadable, for values that are read as far as they are needed."""
+        return {name: self._fit(name, field, sample[name], step, index, turn)
+                for name, field in self.schema.fields.items()}
+
+    def _fit(self, name: str, field: Field, value: np.ndarray | None, step: int, index: int, turn: int
+             ) -> np.ndarray | None:
         augment = self.augment[name]
-        if value is None or (augment is None and value.shape == field.shape):
+        if value is None or (augment is None and isinstance(value, np.ndarray) and value.shape == field.shape):
             return value
-        return self.kinds[name].fit(value, field, augment, keyed.generator(self.seed, step, index))
+        return self.kinds[name].fit(value, field, augment, keyed.generator(self.seed, step, index + turn * 2**48))
 
 
 class Steps(_Training, Dataset[Any]):
@@ -108,6 +117,8 @@ class Steps(_Training, Dataset[Any]):
         super().__init__(source, **plan)
         self._labels = source.labels
         self._lengths = lengths_of(source, self.schema)
+        repeats = max(source.columns[name].repeats for name in self.schema.fields)
+        self._repeats = repeats if self._lengths is None and self.batch_size % repeats == 0 else 1
         self._orders: dict[int, np.ndarray] = {}
         # a batch is one array index if nothing is done to the samples
         self._whole = all(self.augment[name] is None and source.columns[name].shape == field.shape
@@ -127,7 +138,7 @@ class Steps(_Training, Dataset[Any]):
     def indices(self, step: int) -> np.ndarray:
         """(B,) sample numbers of a step."""
         first = (step * self.world + self.rank) * self.batch_size
-        epoch, place = divmod(first, len(self.source))
+        epoch, place = divmod(first, len(self.source) * self._repeats)
         taken = self._order(epoch)[place : place + self.batch_size]
         if len(taken) == self.batch_size:
             return taken
@@ -142,7 +153,7 @@ class Steps(_Training, Dataset[Any]):
     def _new_order(self, epoch: int) -> np.ndarray:
         plain = order(self.seed, epoch, len(self.source))
         if self._lengths is None:
-            return plain
+            return plain.repeat(self._repeats)
         batch = self.batch_size * self.world  # boundaries lie at its multiples, counted over all epochs
         start = min(-epoch * len(plain) % batch, len(plain))
         return bucketed(plain, self._lengths, batch, start, keyed.generator(self.seed, epoch, ORDER - 1))
@@ -155,12 +166,37 @@ class Steps(_Training, Dataset[Any]):
             for name, part in parts.items():
                 self.kinds[name].check(part.numpy(), lambda row: self.name_of(int(index[row])))
             return {**parts, **marks(index, self._labels_of(index), self.seed, step)}
-        read = [self.source.read(int(i)) for i in index]
-        index = np.array([actual for _, actual in read], dtype=np.int64)
-        return self.build([sample for sample, _ in read], index, self._labels_of(index), step)
+        turn = None if self._repeats == 1 else _turns(index)
+        held: dict[int, tuple[Sample, int]] = {}
+        made = []
+        for n, i in enumerate(index.tolist()):
+            if i not in held:
+                held[i] = self.source.read(i)
+            made.append(self._ready(*held[i], step, 0 if turn is None else int(turn[n])))
+        index = np.array([actual for _, actual in made], dtype=np.int64)
+        return self.build([sample for sample, _ in made], index, self._labels_of(index), step, turn)
+
+    def _ready(self, sample: Sample, index: int, step: int, turn: int) -> tuple[Sample, int]:
+        """The fitted sample and its number; those of the next one where it turns out that it cannot be read."""
+        while True:
+            try:
+                return self.fitted(sample, step, index, turn), index
+            except Unreadable as error:
+                self.source.mark_bad(int(self.source.rows[index]), error.reason)
+                sample, index = self.source.read(index)
 
     def _labels_of(self, index: np.ndarray) -> np.ndarray | None:
         return None if self._labels is None else self._labels[index]
+
+
+def _turns(index: np.ndarray) -> np.ndarray:
+    """(B,) how many times a number was there before."""
+    seen: dict[int, int] = {}
+    out = np.zeros(len(index), dtype=np.int64)
+    for n, i in enumerate(index.tolist()):
+        out[n] = seen.get(i, 0)
+        seen[i] = out[n] + 1
+    return out
 
 
 class StreamSteps(_Training, IterableDataset[Any]):
@@ -195,12 +231,21 @@ class StreamSteps(_Training, IterableDataset[Any]):
 
     def batch(self, records: list[tuple[int, Any]], step: int) -> Batch:
         """An unreadable record is replaced by the next readable one of the same batch."""
-        read = [(position, record, self.source.decode(record, position)) for position, record in records]
-        there = [n for n, (_, _, sample) in enumerate(read) if sample is not None]
+        read = [(position, record, self._read(record, position, step)) for position, record in records]
+        there = [n for n, (*_, sample) in enumerate(read) if sample is not None]
         if not there:
             raise DataError(f"no sample of step {step} of the stream {self.source.name} can be read; last: "
-                            f"{': '.join(self.source.skipped[-1])}")
+                            f"{': '.join(self.source.skipped[-1])}; mend them, or give other data")
         chosen = [read[next((k for k in there if k >= n), there[0])] for n in range(len(read))]
         label = self.source.label_of
         labels = None if label is None else np.array([label(record) for _, record, _ in chosen], dtype=np.int64)
-        return self.build([sample for *_, sample in chosen], np.array([p for p, *_ in chosen]), labels, step)
+        samples = [sample for *_, sample in chosen if sample is not None]  # none is
+        return self.build(samples, np.array([p for p, *_ in chosen]), labels, step)
+
+    def _read(self, record: Any, position: int, step: int) -> Sample | None:
+        sample = self.source.decode(record, position)
+        try:
+            return None if sample is None else self.fitted(sample, step, position)
+        except Unreadable as error:
+            self.source.unreadable(error)
+            return None

@@ -16,24 +16,32 @@ from anymask.table import Table, interval
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C
 
 
-def svm_folds(x: np.ndarray, y: np.ndarray, *, folds: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def svm_folds(
+    x: np.ndarray, y: np.ndarray, *, folds: int = 10, seed: int = 0, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(N,) whether a sample is told right by a machine that was trained on the other folds, and (N,) its fold.
 
     A Gaussian kernel, C chosen in 5 folds of the training part; folds are stratified (GraphMAE, arXiv:2205.10803,
-    section 4.2, and the authors' code).
+    section 4.2, and the authors' code). Of `groups` (N,), none is in two folds, nor in two of those that C is chosen
+    in.
 
     Raises:
-        DataError: a class has fewer samples than there are folds.
+        DataError: a class has fewer samples, or groups, than there are folds.
     """
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
     from sklearn.svm import SVC
 
-    least = int(np.unique(y, return_counts=True)[1].min())
+    unit = np.arange(len(y)) if groups is None else groups
+    least = min(len(np.unique(unit[y == c])) for c in np.unique(y))
     if not 2 <= folds <= least:
-        raise DataError(f"the smallest class has {least} samples, which do not fill {folds} folds; give 2 to {least}")
+        what = "samples" if groups is None else "groups"
+        raise DataError(f"the smallest class has {least} {what}, which do not fill {folds} folds; give 2 to {least}")
     right, fold = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=int)
-    for n, (train, test) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y)):
-        search = GridSearchCV(SVC(random_state=seed), {"C": STRENGTHS}).fit(x[train], y[train])
+    split = StratifiedKFold if groups is None else StratifiedGroupKFold
+    for n, (train, test) in enumerate(split(folds, shuffle=True, random_state=seed).split(x, y, groups)):
+        inner = None if groups is None else StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        search = GridSearchCV(SVC(random_state=seed), {"C": STRENGTHS}, cv=inner)
+        search.fit(x[train], y[train], groups=None if groups is None else groups[train])
         right[test], fold[test] = search.predict(x[test]) == y[test], n
     return right, fold
 

@@ -49,14 +49,31 @@ class Gaussian:
         return out.view_as(x).to(x.dtype)
 
 
-def nearest(x: Tensor, visible: Tensor, pos: Tensor) -> Tensor:
+def nearest(x: Tensor, visible: Tensor, pos: Tensor, kinds: Tensor | None = None) -> Tensor:
     """The content of the nearest visible token; the first of several equally near.
 
     Args:
         pos: (B or 1, N, P).
+        kinds: (B or 1, N) of the tokens: the nearest of the same kind, as long as there is one.
     """
-    gaps = torch.cdist(pos, pos).expand(len(x), -1, -1).masked_fill(~visible[:, None], torch.inf)
+    gaps = torch.cdist(pos, pos)
+    if kinds is not None:
+        gaps = gaps + (kinds[:, :, None] != kinds[:, None]) * (gaps.max() + 1)
+    gaps = gaps.expand(len(x), -1, -1).masked_fill(~visible[:, None], torch.inf)
     return x.gather(1, gaps.argmin(2, keepdim=True).expand_as(x)).where(~visible[..., None], x)
+
+
+def nearest_value(values: Tensor, visible: Tensor) -> Tensor:
+    """Values on a grid (B, C, *space) from the nearest visible place (B, *space), by SciPy's distance transform; of a
+    sample that shows nothing, as they are."""
+    from scipy.ndimage import distance_transform_edt
+
+    out = values.clone()
+    for one, shown in zip(out, visible.cpu().numpy()):
+        if shown.any():
+            at = distance_transform_edt(~shown, return_distances=False, return_indices=True)
+            one[:] = one[(slice(None), *torch.from_numpy(at.astype(np.int64)))]
+    return out
 
 
 def interpolated(images: Tensor, visible: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from anymask.data import (
     DataError,
@@ -30,15 +31,41 @@ def raw_input(source: Source, schema: Schema, *, batch_size: int = 256) -> np.nd
     """(N, D) flattened input: images in raw units, made the size of training and averaged over squares where that is
     more than 4,096 values; cells of tables standardised, missing ones at the mean and indicated. The row of a sample
     that cannot be read is NaN."""
-    out: np.ndarray | None = None
     limit = RAW // len(schema.fields)
     schema = replace(schema, fields={name: kind_of(f.kind).uncut(f) for name, f in schema.fields.items()})
+    flat = lambda batch: [
+        kind_of(field.kind).flat(batch[name], field, limit) for name, field in schema.fields.items()
+    ]
+    return _gathered(source, schema, batch_size, lambda batch: {"": torch.cat(flat(batch), 1)})[""]
+
+
+def classical_input(source: Source, schema: Schema, *, batch_size: int = 256) -> dict[str, np.ndarray]:
+    """(N, D) of each of the classical features that the kinds of the data have, by name; as `raw_input`."""
+    if not classics(schema):
+        return {}
+    found = lambda batch: {
+        name: x
+        for part, field in schema.fields.items()
+        for name, x in kind_of(field.kind).classical(batch[part], field).items()
+    }
+    return _gathered(source, schema, batch_size, found)
+
+
+def classics(schema: Schema) -> list[str]:
+    """Names of the classical features that the kinds of the data have."""
+    return [name for field in schema.fields.values() for name in kind_of(field.kind).classics]
+
+
+def _gathered(
+    source: Source, schema: Schema, batch_size: int, features: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, np.ndarray]:
+    """Features of every sample by name, of batches at the size of training; NaN where one cannot be read."""
+    out: dict[str, np.ndarray] = {}
     for batch in ordered_loader(source, schema, batch_size=batch_size, fixed=True):
-        flat = [kind_of(field.kind).flat(batch[name], field, limit) for name, field in schema.fields.items()]
-        x = torch.cat(flat, 1).numpy()
-        out = np.full((len(source), x.shape[1]), np.nan, dtype=np.float32) if out is None else out
-        out[batch["index"].numpy()] = x
-    if out is None:
+        for name, x in features(batch).items():
+            kept = out.setdefault(name, np.full((len(source), x.shape[1]), np.nan, dtype=np.float32))
+            kept[batch["index"].numpy()] = x.numpy()
+    if not out:
         raise DataError(f"no sample of {source.name} could be read")
     return out
 
@@ -123,6 +150,8 @@ def features_of(
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
     """(row name, features of both parts)."""
     yield "raw input", [raw_input(part, run.schema, batch_size=batch_size) for part in (train, held)]
+    both = [classical_input(part, run.schema, batch_size=batch_size) for part in (train, held)]
+    yield from ((name, [part[name] for part in both]) for name in both[0])
     for name, trained in (("untrained encoder", False), ("pre-trained encoder", True)):
         precision = run.settings.get("precision", "fp32")  # that of the training: the features it was made for
         options = dict(pool=pool, trained=trained, batch_size=batch_size, precision=precision, progress=progress)

@@ -13,6 +13,7 @@ from anymask import keyed
 from anymask.data import Schema, Source, ordered_loader
 from anymask.engine import Model, Sample, Step, Tokens, scored, split
 from anymask.evaluation.errors import EvaluateError
+from anymask.reports.renderer import joined
 from anymask.run import Run
 from anymask.train.planning import cropped
 
@@ -56,7 +57,7 @@ def hidden_share(model: Model, sample: Sample) -> float:
     return 1.0 - float(visible) / max(1, whole)
 
 
-def hide(model: Model, step: Step, score: Tensor, visible: float | int) -> Step:
+def hide(model: Model, step: Step, score: Tensor, visible: float | int | Tensor) -> Step:
     """The step with the tokens of the lowest scores (B, N) visible and all others hidden and asked for."""
     return step._replace(
         mask=split(score, visible, keep=model.corruption.keep, ask=1.0, valid=step.tokens.valid), aux={}
@@ -139,7 +140,7 @@ def content(model: Model, step: Step) -> Tensor:
 
     `step` is one of `hide` after `Model.predict`. Targets that predict content say so by a method `content`.
     """
-    (x,) = step.tokens.x.values()
+    x = joined(step.tokens.x)
     pred = model.target.content(step).to(x.dtype)
     ask = step.mask.ask
     if ask is None:
@@ -154,9 +155,9 @@ def check_content(model: Model) -> None:
     Raises:
         EvaluateError: the model's data have several streams, or its target is not their content.
     """
-    if len(model.tokenizer.streams) != 1:
+    if len(model.tokenizer.streams) != 1 and not getattr(model.tokenizer, "joint", False):
         raise EvaluateError(f"content of one stream is needed; this model has {', '.join(model.tokenizer.streams)}")
-    ((_, width),) = model.tokenizer.streams.items()
+    width = max(model.tokenizer.streams.values())
     classes = [head.width for head in model.target.heads.values()]
     if not hasattr(model.target, "content") if width > 0 else classes != [-width]:
         raise EvaluateError(

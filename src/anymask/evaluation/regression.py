@@ -20,6 +20,7 @@ class Fit(NamedTuple):
     r2: float  # 1 - squared error / that of the test part's mean
     rmse: float  # in units of the targets
     mae: float
+    spearman: float  # correlation of ranks; NaN where all predictions are equal
     predicted: np.ndarray  # (M,)
     chosen: dict[str, Any]
 
@@ -150,4 +151,13 @@ def _fit(predicted: np.ndarray, truth: np.ndarray, chosen: dict[str, Any]) -> Fi
     spread = float(((truth - truth.mean()) ** 2).mean())
     squared = float((error**2).mean())
     r2 = 1 - squared / spread if spread > 0 else float("nan")
-    return Fit(r2, squared**0.5, float(np.abs(error).mean()), predicted, chosen)
+    return Fit(r2, squared**0.5, float(np.abs(error).mean()), _spearman(predicted, truth), predicted, chosen)
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of ranks, equal values at the mean of theirs."""
+    from scipy.stats import rankdata
+
+    one, two = (rank - rank.mean() for rank in (rankdata(a), rankdata(b)))
+    spread = float(np.sqrt((one**2).sum() * (two**2).sum()))
+    return float((one * two).sum()) / spread if spread else float("nan")

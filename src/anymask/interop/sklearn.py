@@ -197,7 +197,7 @@ class MaskedImputer(TransformerMixin, BaseEstimator):
     def fit(self, X: ArrayLike, y: object = None) -> MaskedImputer:
         """Trains on the rows of X (n_samples, n_features); y is not used."""
         recipe = find(self.recipe or "remasker")
-        self._values = None
+        self._values: mixed.Values | None = None
         if mixed.is_mixed(X):
             return self._fit_mixed(X, recipe)
         rows = self._validated(X, fit=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,3 +73,13 @@ def scaled_cosine(pred: Tensor, goal: Tensor, power: float = 3.0) -> Tensor:
     """(1 - cosine) to a power, which plays down what is nearly right (GraphMAE, arXiv:2205.10803, equation 2)."""
     lengths = (pred.norm(dim=-1) * goal.norm(dim=-1)).clamp(min=1e-8)
     return (1 - (pred * goal).sum(-1) / lengths) ** power
+
+
+def with_spectrum(pred: Tensor, goal: Tensor, share: float = 0.01) -> Tensor:
+    """(1 - share) of the mean squared error and a share of the mean absolute difference of the amplitudes of the two
+    spectra, of square patches of one channel (CA-MAE, arXiv:2404.10242, section 3.4)."""
+    side = math.isqrt(pred.shape[-1])
+    if side * side != pred.shape[-1]:
+        raise ValueError(f"a patch of {pred.shape[-1]} values is no square of one channel, whose spectrum is asked for")
+    amplitude = lambda x: torch.fft.fft2(x.float().unflatten(-1, (side, side))).abs().flatten(-2)
+    return (1 - share) * mse(pred, goal) + share * (amplitude(pred) - amplitude(goal)).abs().mean(-1)

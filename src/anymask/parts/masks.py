@@ -95,6 +95,13 @@ class Random(Scored):
         shown = int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)
         return max(shown, -(-self.fewest // area)) * area
 
+    def forward(self, step: Step, model: Model) -> Mask:
+        tokens, score = step.tokens, self.score(step, model)
+        valid = tokens.valid
+        plain = self.unit == 1 or valid is None
+        shown = self.visible(tokens) if plain else whole_units(score, valid, self.ratio)  # type: ignore[arg-type]
+        return split(score, shown, keep=model.corruption.keep, ask=self.ask, valid=valid)
+
     def score(self, step: Step, model: Model) -> Tensor:
         tokens, key = step.tokens, step.sample["key"]
         if self.unit == 1:
@@ -107,6 +114,16 @@ class Random(Scored):
         for axis in range(1, cell.shape[1]):
             name = name * tokens.grid[axis] + cell[:, axis]
         return keyed.uniform(key, name)
+
+
+def whole_units(score: Tensor, valid: Tensor, ratio: float) -> Tensor:
+    """(B,) tokens in the units that stay visible: tokens of one score (B, N) are a unit, and only the valid count."""
+    ranked = score.masked_fill(~valid, torch.inf).sort(1).values
+    real = ranked.isfinite()
+    first = torch.cat([torch.ones_like(real[:, :1]), ranked[:, 1:] != ranked[:, :-1]], 1) & real
+    unit = first.cumsum(1)  # B N, from 1
+    shown = (first.sum(1) * (1.0 - ratio) + 1e-4).long().clamp(min=1)
+    return (real & (unit <= shown[:, None])).sum(1)
 
 
 def _along(unit: int | Sequence[int], grid: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,16 +15,23 @@ class Embed(Part):
 
     `streams` of the tokenizer maps a stream to its width, or to minus the number of its classes if it is of integers.
     With one stream, only kept tokens are embedded.
+
+    Args:
+        positions: add them. kinds: add the vectors of kinds, where there are several.
     """
 
-    def __init__(self, model: Model, *, positions: bool = True):
+    def __init__(self, model: Model, *, positions: bool = True, kinds: bool = True):
         super().__init__(model)
         width = model.size.width
         self.embed = nn.ModuleDict({name: self._one(n, width) for name, n in model.tokenizer.streams.items()})
         self.positions = model.positions(width) if positions else None
-        kinds = getattr(model.tokenizer, "kinds", 1)
-        self.kinds = nn.Parameter(torch.empty(kinds, width).normal_(std=0.02)) if kinds > 1 else None
+        count = getattr(model.tokenizer, "kinds", 1) if kinds else 1
+        self.kinds = nn.Parameter(torch.empty(count, width).normal_(std=0.02)) if count > 1 else None
         self.width, self.missing = width, getattr(model.tokenizer, "missing", False)
+
+    def embedded(self, name: str, x: Tensor) -> Tensor:
+        """(..., D) of the content of a stream."""
+        return self.embed[name](x)
 
     @staticmethod
     def _one(n: int, width: int) -> nn.Module:
@@ -48,9 +55,9 @@ class Embed(Part):
             streams = {name: x.nan_to_num() for name, x in streams.items()}
         if len(streams) == 1:
             ((name, x),) = streams.items()
-            x = self.embed[name](take(x, mask.keep, mask.keep_of))
+            x = self.embedded(name, take(x, mask.keep, mask.keep_of))
         else:
-            x = torch.cat([self.embed[name](x) for name, x in streams.items()], 1)
+            x = torch.cat([self.embedded(name, x) for name, x in streams.items()], 1)
             x = take(x, mask.keep, mask.keep_of)
         if fill is not None:
             visible = mask.visible if mask.keep is None else mask.visible.gather(1, mask.keep)

@@ -16,22 +16,45 @@ class Pixels(Part):
 
     Args:
         normalise: each token by its own mean and spread (MAE, arXiv:2111.06377, section 4.1).
+        by_channel: each channel of a token by those of its own (VideoMAE, arXiv:2203.12602, the authors' code).
         fewest: values of a token that have statistics of their own; smaller tokens are not normalised.
         stream: None = the tokenizer's only one.
     """
 
-    def __init__(self, model: Model, *, normalise: bool = True, fewest: int = 16, stream: str | None = None):
+    def __init__(
+        self,
+        model: Model,
+        *,
+        normalise: bool = True,
+        by_channel: bool = False,
+        fewest: int = 16,
+        stream: str | None = None,
+    ):
         super().__init__(model)
         self.stream = stream or next(iter(model.tokenizer.streams))
-        self.normalise = normalise and model.tokenizer.streams[self.stream] >= fewest
-        self.heads = {"pixels": Head(model.tokenizer.streams[self.stream])}
+        width = model.tokenizer.streams[self.stream]
+        self.channels = model.tokenizer.channels if by_channel else 1
+        self.normalise = normalise and width // self.channels >= fewest
+        self.heads = {"pixels": Head(width)}
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
-        x = take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float()
+        x = self.asked(step)
         if self.normalise:
-            mean, spread = moments(x)
-            x = (x - mean) / spread
+            mean, spread = self.moments(x)
+            x = ((x.unflatten(-1, (-1, self.channels)) - mean) / spread).flatten(-2)
         return {"pixels": x}
+
+    def asked(self, step: Step) -> Tensor:
+        """(Q, M, D) content of the asked tokens."""
+        return take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float()
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and spread that tokens (Q, M, D) are normalised with: (Q, M, 1, channels), or one for all channels."""
+        if self.channels == 1:
+            mean, spread = moments(x)
+            return mean[..., None], spread[..., None]
+        var, mean = torch.var_mean(x.unflatten(-1, (-1, self.channels)), -2, keepdim=True)
+        return mean, (var + 1e-6).sqrt()
 
     def content(self, step: Step) -> Tensor:
         """Predictions in the units of the tokens' content: (Q, M, D). With `normalise`, a prediction says nothing of a
@@ -39,13 +62,37 @@ class Pixels(Part):
         pred = step.pred["pixels"].float()
         if not self.normalise:
             return pred
-        mean, spread = moments(take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float())
-        return pred * spread + mean
+        mean, spread = self.moments(self.asked(step))
+        return (pred.unflatten(-1, (-1, self.channels)) * spread + mean).flatten(-2)
 
     @property
     def borrows(self) -> str | None:
         """What `content` takes from the truth, in words; None = nothing."""
         return "each hidden patch borrows the mean and spread of the true patch" if self.normalise else None
+
+
+class FirstFrame(Pixels):
+    """The first frame of each asked patch of a video: (Q, M, D / frames). One frame of a patch is enough to learn from,
+    and halves the last layer (MAE-ST, arXiv:2205.09113, section 3.3).
+
+    Args:
+        normalise, fewest: see `Pixels`; by mean and spread of that frame.
+    """
+
+    def __init__(self, model: Model, *, normalise: bool = True, fewest: int = 16):
+        super().__init__(model, normalise=normalise, fewest=fewest)
+        self.frames = model.tokenizer.sides[0]
+        width = model.tokenizer.streams[self.stream] // self.frames
+        self.normalise = normalise and width >= fewest
+        self.heads = {"pixels": Head(width)}
+
+    def asked(self, step: Step) -> Tensor:
+        x = step.tokens.x[self.stream]
+        return take(x[..., : x.shape[-1] // self.frames], step.mask.ask, step.mask.ask_of).float()
+
+    def content(self, step: Step) -> Tensor:
+        """As `Pixels.content`, the predicted frame standing for all frames of its patch: (Q, M, D)."""
+        return super().content(step).repeat(1, 1, self.frames)
 
 
 class Classes(Part):

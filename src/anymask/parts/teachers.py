@@ -78,7 +78,8 @@ class Teacher(Part):
     @torch.no_grad()
     def after_step(self, model: Model, progress: float) -> None:
         for mine, its in ((self.stem, model.stem), (self.encoder, model.encoder)):
-            slow, fast = list(mine.parameters()), [p.detach().float() for p in its.parameters()]
+            slow: list[Tensor] = list(mine.parameters())
+            fast = [p.detach().float() for p in its.parameters()]
             if slow:
                 torch._foreach_lerp_(slow, fast, 1.0 - self.kept(progress))
             for held, new in zip(mine.buffers(), its.buffers()):  # statistics, not weights: as the student has them

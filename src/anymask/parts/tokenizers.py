@@ -22,7 +22,8 @@ class Patches(Part):
     (B, C, *space) in raw units -> stream (B, N, values * C), standardised with the mean and spread of each channel that
     the schema holds; within a patch the last axis of space is fastest, and after it come the channels. `pos` is the
     centre of a patch, in values along each axis. With `extent` (B, axes) in the sample, patches that start outside it
-    are not valid.
+    are not valid. Of kinds of data with gaps, neither are patches of NaN only; single NaN in others become the kind's
+    blank.
 
     Args:
         patch: values along each axis, one number for all or one for each; None = the default of the kind of data.
@@ -64,9 +65,14 @@ class Patches(Part):
         shape = (-1, *[1] * len(space))
         for name, values in (("mean", about.mean), ("std", about.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(shape), persistent=False)
+        gap = torch.tensor(kind_of(about.kind).blank(about) if kind_of(about.kind).gaps else ())
+        if len(gap):
+            gap = (gap - torch.tensor(about.mean)) / torch.tensor(about.std)
+        self.register_buffer("blank", gap.float().repeat(math.prod(self.sides)), persistent=False)
 
     mean: Tensor  # C *1
     std: Tensor
+    blank: Tensor  # values * C, as a patch; nothing where there are no gaps
 
     @staticmethod
     def _sides(patch: int | Sequence[int], space: tuple[int, ...]) -> tuple[int, ...]:
@@ -101,15 +107,23 @@ class Patches(Part):
         grid = tuple(n // side for n, side in zip(space, self.sides))
         if any(n % side for n, side in zip(space, self.sides)):
             raise ValueError(f"'{self.field}' of {_by(space)} is not whole patches of {_by(self.sides)}")
-        x = self.patches((values.float() - self.mean) / self.std)
+        # Standardised after they are cut: bytes are quicker to move than floats.
+        mean, std = (each.flatten().repeat(math.prod(self.sides)) for each in (self.mean, self.std))
+        x = (self.patches(values).float() - mean) / std
         corner = grid_index(grid, x.device) * x.new_tensor(self.sides)
         valid = None
         if "extent" in sample:
             valid = (corner < sample["extent"][:, None]).all(-1)  # B N
+        if len(self.blank):
+            missing = x.isnan()
+            there = ~missing.all(-1)
+            x = torch.where(missing, self.blank, x)
+            if not there.all():
+                valid = there if valid is None else there & valid
         return Tokens({self.field: x}, (corner + 0.5 * x.new_tensor(self.sides))[None], valid, grid=grid)
 
     def patches(self, values: Tensor) -> Tensor:
-        """Standardised values (B, C, *space), whole patches, to patches (B, N, values * C)."""
+        """Values (B, C, *space), whole patches, to patches (B, N, values * C)."""
         axes = len(self.sides)
         for axis, side in enumerate(self.sides):
             values = values.unflatten(2 + 2 * axis, (-1, side))  # B C n p ...
@@ -119,7 +133,7 @@ class Patches(Part):
     def whole(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Standardised patches (B, N, values * C) back to standardised values (B, C, *space)."""
         axes = len(self.sides)
-        x = x.unflatten(1, grid).unflatten(1 + axes, (*self.sides, self.channels))  # B n.. p.. C
+        x = x.unflatten(1, grid).unflatten(1 + axes, (*self.sides, -1))  # B n.. p.. C
         pairs = [axis for i in range(axes) for axis in (1 + i, 1 + axes + i)]
         x = x.permute(0, 1 + 2 * axes, *pairs)  # B C n p n p ..
         for axis in range(axes):
@@ -210,26 +224,34 @@ class Cells(Part):
 
 
 class Pieces(Part):
-    """Texts to one token for each piece of their vocabulary.
+    """Texts and other sequences that are spelled (proteins, molecules) to one token for each piece of their vocabulary.
 
-    (B, N) numbers of pieces, -1 behind the end of a text -> integer stream `text` (B, N). `pos` is the place in the
-    text. There is no grid, as texts vary in length. Special tokens at the start and the end are not part of a text: an
+    (B, N) numbers of pieces, -1 behind the end of a text -> integer stream (B, N). `pos` is the place in the text.
+    There is no grid, as texts vary in length. Special tokens at the start and the end are not part of a text: an
     encoder has a CLS token of its own.
 
     Args:
-        field: of the schema.
+        kind: of data; None = of any kind that is spelled, and texts in the contract.
+        field: of the schema; None = the first one of that kind.
     """
 
     takes = "text"
-    renderer = "anymask.reports.texts:Sentences"
 
-    def __init__(self, model: Model, *, field: str = "text"):
+    @staticmethod
+    def serves(kind: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether it takes fields of a kind, with such arguments."""
+        asked = arguments.get("kind")
+        return kind_of(kind).spelled if asked is None else kind == asked
+
+    def __init__(self, model: Model, *, kind: str | None = None, field: str | None = None):
         super().__init__(model)
-        text = model.schema.fields[field]
-        self.field, self.grid, self.pitch = field, None, (1.0,)
-        self.longest, self.mask_id = text.shape[0], int(text.more["mask"])
-        self.counts = {field: text.more["counts"]}  # of each piece in the training data
-        self.streams = {field: -len(text.more["counts"])}
+        fields = model.schema.fields
+        self.field = field or next(name for name, f in fields.items() if self.serves(f.kind, {"kind": kind}))
+        about = fields[self.field]
+        self.grid, self.pitch, self.renderer = None, (1.0,), kind_of(about.kind).renderer
+        self.longest, self.mask_id = about.shape[0], int(about.more["mask"])
+        self.counts = {self.field: about.more["counts"]}  # of each piece in the training data
+        self.streams = {self.field: -len(about.more["counts"])}
 
     def forward(self, sample: Sample) -> Tokens:
         text = sample[self.field].long()

@@ -71,6 +71,15 @@ def stream_of(model: Model) -> str:
     return field if field in model.tokenizer.streams else next(iter(model.tokenizer.streams))
 
 
+def joined(x: dict[str, Tensor]) -> Tensor:
+    """Streams of real numbers side by side (B, N, widest), NaN behind the content of narrower ones."""
+    if len(x) == 1:
+        return next(iter(x.values()))
+    widest = max(one.shape[2] for one in x.values())
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(one, (0, widest - one.shape[2]), value=torch.nan) for one in x.values()], 1)
+
+
 def marked(tokens: Tokens, stream: str) -> Tensor:
     """Content of a stream (B, N, D) or (B, N) float32, NaN for tokens that are not valid."""
     x = tokens.x[stream].float()
@@ -82,13 +91,16 @@ def marked(tokens: Tokens, stream: str) -> Tensor:
 
 def content_of(model: Model, tokens: Tokens) -> tuple[Tensor, slice]:
     """Content that is drawn, NaN for tokens that are not valid, and where it is among all tokens: that of `stream_of`,
-    or of all streams where the tokenizer makes one of them by `together` (B, N, D), in the units of the target's
-    `content`."""
-    together = getattr(model.tokenizer, "together", None)
-    if together is None:
+    or of all streams, where the tokenizer makes one of them by `together` (B, N, D), in the units of the target's
+    `content`, or says that they can be put side by side (`joint`)."""
+    tokenizer = model.tokenizer
+    if hasattr(tokenizer, "together"):
+        x = tokenizer.together(tokens).float()
+    elif getattr(tokenizer, "joint", False):
+        x = joined(tokens.x).float()
+    else:
         stream = stream_of(model)
         return marked(tokens, stream), part_of(tokens, stream)
-    x = together(tokens).float()
     return x if tokens.valid is None else torch.where(tokens.valid[..., None], x, torch.nan), slice(None)
 
 
@@ -106,8 +118,8 @@ def contents(model: Model, step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Te
     """Content (B, N, D), which of it is visible (B, N), and predictions (B, N, D) with where they are (B, N); None in
     their place where the target is not the content.
 
-    With several masks for a sample, the first one is taken. Of several streams, that of `stream_of`, without
-    predictions, unless the tokenizer joins them.
+    With several masks for a sample, the first one is taken. Of several streams that cannot be put together, that of
+    `stream_of`, without predictions.
     """
     content, place = content_of(model, step.tokens)
     b, n = content.shape[:2]

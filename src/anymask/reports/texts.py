@@ -18,6 +18,7 @@ WIDTH, LINE, LETTER = 372, 20, 6.3  # of a drawing, of a line, of a letter of th
 SPACE, GAP = 4.0, 10  # between words, between texts
 MOST = 48  # tokens of a text that are drawn
 LIKELY = 4  # candidates for a hidden word
+SMALL = 0.7  # size of small type
 DEEPEST = 0.42  # opacity of the largest value
 FONT = 'font-family="ui-monospace, monospace" font-size="10.5"'
 
@@ -29,6 +30,11 @@ class Word(NamedTuple):
     glued: bool  # to the one before, as the rest of a word
     style: str = "plain"  # or hidden, right, wrong
     shade: float = 0.0
+    below: str = ""  # in small type
+
+    @property
+    def width(self) -> float:
+        return max(len(self.text), SMALL * len(self.below)) * LETTER
 
 
 class Sentences:
@@ -37,7 +43,8 @@ class Sentences:
 
     layout = "blocks"
     samples = 3
-    noun, unit = "texts", "tokens"
+    noun, unit, pieces = "texts", "tokens", "words"
+    most, line = MOST, LINE
 
     def __init__(self, model: Model) -> None:
         field = model.schema.fields[model.tokenizer.field]
@@ -57,14 +64,22 @@ class Sentences:
             return self.vocabulary.decode([number], skip_special_tokens=False).strip() or token, False
         return token, not self.inner and not token.startswith(("[", "<"))
 
+    def guess(self, text: str, before: str, right: bool, glued: bool) -> Word:
+        """A predicted token, and what stood there."""
+        return Word(text if right else f"{text} ({before})", False, "right" if right else "wrong")
+
+    def joined(self, n: int, glued: bool) -> bool:
+        """Whether the n-th token stands close to the one before."""
+        return glued
+
     def _drawing(self, panel: Panel, truth: Tensor) -> Drawing:
         texts = [self._words(panel, row, truth) for row in range(len(panel.content))]
         hidden = sum(word.style == "hidden" for text in texts for word in text)
         right, wrong = (sum(word.style == s for text in texts for word in text) for s in ("right", "wrong"))
-        alt = f"{panel.name}: {len(texts)} text{'s' * (len(texts) != 1)}"
+        alt = f"{panel.name}: {len(texts)} {self.noun if len(texts) != 1 else self.noun.removesuffix('s')}"
         alt += f", {hidden} tokens hidden" if hidden else ""
         alt += f", {right} of {right + wrong} hidden tokens predicted right" if right + wrong else ""
-        return Drawing(panel.name, alt, svg=_svg([lines_of(text) for text in texts], alt))
+        return Drawing(panel.name, alt, svg=_svg([lines_of(text) for text in texts], alt, self.line))
 
     def _words(self, panel: Panel, row: int, truth: Tensor) -> list[Word]:
         content = panel.content[row]
@@ -72,18 +87,19 @@ class Sentences:
         values = torch.zeros(len(content)) if panel.values is None else panel.values[row].float()
         shades = (values - values.min()) / (values.max() - values.min()).clamp(min=1e-9)
         words = []
-        for n in there[:MOST]:
+        for n in there[: self.most]:
             text, glued = self.piece(int(content[n]))
+            glued = self.joined(n, glued)
             made = panel.predicted is not None and bool(panel.predicted[row, n])
             if made:
                 before, _ = self.piece(int(truth[row, n]))
                 right = int(content[n]) == int(truth[row, n])
-                words.append(Word(text if right else f"{text} ({before})", False, "right" if right else "wrong"))
+                words.append(self.guess(text, before, right, glued))
             elif panel.shown is not None and not bool(panel.shown[row, n]):
                 words.append(Word(" " * len(text), glued, "hidden"))
             else:
                 words.append(Word(text, glued, shade=float(shades[n])))
-        return [*words, Word("…", False)] if len(there) > MOST else words
+        return [*words, Word("…", False)] if len(there) > self.most else words
 
     def candidates(self, model: Model, step: Step) -> Drawing:
         """What the model holds likely for each hidden word, the likeliest first, beside what stood there."""
@@ -108,8 +124,8 @@ class Sentences:
                 lines.append(line)
                 said.append(f"{word}: {', '.join(guesses)}")
             rows.append(lines)
-        alt = "Likeliest words for hidden ones. " + "; ".join(said)
-        return Drawing("what stood there, and the likeliest words", alt, svg=_svg(rows, alt))
+        alt = f"Likeliest {self.pieces} for hidden ones. " + "; ".join(said)
+        return Drawing(f"what stood there, and the likeliest {self.pieces}", alt, svg=_svg(rows, alt, LINE))
 
 
 def lines_of(words: Sequence[Word]) -> list[list[tuple[float, Word]]]:
@@ -117,7 +133,7 @@ def lines_of(words: Sequence[Word]) -> list[list[tuple[float, Word]]]:
     lines: list[list[tuple[float, Word]]] = [[]]
     x = 0.0
     for word in words:
-        width = len(word.text) * LETTER
+        width = word.width
         x += SPACE if lines[-1] and not word.glued else 0.0
         if x + width > WIDTH and lines[-1]:
             lines.append([])
@@ -127,12 +143,12 @@ def lines_of(words: Sequence[Word]) -> list[list[tuple[float, Word]]]:
     return lines
 
 
-def _svg(texts: Sequence[Sequence[Sequence[tuple[float, Word]]]], alt: str) -> str:
+def _svg(texts: Sequence[Sequence[Sequence[tuple[float, Word]]]], alt: str, height: int) -> str:
     parts, y = [], 0.0
     for lines in texts:
         for line in lines:
             parts += [_word(x, y, word) for x, word in line]
-            y += LINE
+            y += height
         y += GAP
     head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {WIDTH} {max(y - GAP, LINE):.0f}">'
     return f"{head}<g {FONT}>{''.join(parts)}</g></svg>"
@@ -144,6 +160,8 @@ def _word(x: float, y: float, word: Word) -> str:
     text = f'<text x="{x:.1f}" y="{y + 13:.1f}" fill="var(--ink)" textLength="{width:.1f}">{escape(word.text)}</text>'
     if word.style == "hidden":
         return f'{box} fill="var(--axis)"/>'
+    if word.below:
+        text += f'<text x="{x:.1f}" y="{y + 23:.1f}" fill="var(--ink)" font-size="7.5">{escape(word.below)}</text>'
     if word.style in ("right", "wrong"):
         colour = "var(--c1)" if word.style == "right" else "var(--c2)"
         return f'{box} fill="none" stroke="{colour}" stroke-width="1.4"/>{text}'

@@ -15,6 +15,7 @@ import torch
 
 from anymask.compare import diff
 from anymask.data import Schema, Source, duplicates_across, infer_schema, open_source, training_loader
+from anymask.data.options import plain
 from anymask.errors import AnymaskError
 from anymask.recipe import USER_MODULE, Recipe, Size, find
 from anymask.run import EVALUATION, Run, sweep, write_atomically
@@ -64,28 +65,13 @@ def pretrain(
     probe_labels: Sequence[int | str] | None = (1, 5, 10),
     changes: dict[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
-    label: Any = None,
-    group: Any = None,
     workers: int | str = "auto",
-    strict: bool = False,
-    streaming: bool = False,
-    ignore: Sequence[str] = (),
-    na_values: Sequence[str] = (),
-    categories: Sequence[str] = (),
-    events: str | None = None,
-    kind: str | None = None,
-    window: int | None = None,
-    stride: int | None = None,
-    parts: str | Sequence[float] | None = None,
-    text: str | None = None,
-    tokenizer: Any = None,
-    vocabulary: int | None = None,
-    cased: bool = False,
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
     devices: int = 1,
     test: Any = None,
+    **opening: Any,
 ) -> Run:
     """Trains an encoder by masking, into a run folder (see `anymask.run`).
 
@@ -94,10 +80,9 @@ def pretrain(
 
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
-            `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `categories`, `events`, `kind`,
-            `window`, `stride`, `parts`, `text`, `tokenizer`, `vocabulary` and `cased` go there.
+            `opening`: options of `open_source`, such as `label`, `group`, `kind`.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
-            mae for images, remasker for tables, bert for texts.
+            mae for images, remasker for tables, bert for texts, proteins and molecules.
         size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
         epochs: passes over the data; None = about 400,000 images or texts, or 1,000,000 rows in all. `steps`
             (optimiser steps) in its place.
@@ -113,7 +98,7 @@ def pretrain(
         probe_labels: labels a class for the probe after training, where the data have labels; None = no probe. `test`
             is what to probe on; None = a test split, or a part held back.
         image_size: pixels in training, one side or (H, W); points of a cloud, moments of a series, the most tokens of a
-            text.
+            text, the most seconds of a sound.
         workers: loader processes.
         loggers: names of Lightning loggers ("tensorboard"), or such objects, beside metrics.csv.
         progress: False = quiet.
@@ -125,12 +110,6 @@ def pretrain(
     """
     talk = Progress(show=progress)
     check_loggers(loggers)
-    opening = dict(label=label, group=group, strict=strict, streaming=streaming)
-    opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
-    asked = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
-    asked |= dict(categories=list(categories) or None, events=events)
-    asked |= dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased or None)
-    opening |= {name: value for name, value in asked.items() if value is not None}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))
         given = dict(zip(FROZEN, values, strict=True))
@@ -191,12 +170,11 @@ def _begin(made: Plan, spec: Any, opening: dict[str, Any], frozen: dict[str, Any
     if overwrite:
         folder.clear(made.out)
     path = None if spec is not None and not isinstance(spec, (str, Path)) else str(spec or "digits")
-    plain = {name: value for name, value in opening.items() if isinstance(value, (str, bool, int, list))}
     settings = {
         **frozen,
         **made.settings(),
         "source": path,
-        "opening": plain,
+        "opening": plain(opening),
         "threads": torch.get_num_threads(),
     }
     run = Run(made.out, made.recipe, made.size, made.schema, settings, _versions())

@@ -225,7 +225,7 @@ def _sentinels(values: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> t
     chosen = (count(minus) > 0) & (count(values < 0) == count(minus)) & (count(values >= 0) > 0)
     if not chosen.any():
         return values, []
-    told = some([f"'{names[n]}'" for n in np.flatnonzero(chosen)], 8)
+    told = some([f"'{names[n]}'" for n in np.flatnonzero(chosen).tolist()], 8)
     gone = minus & chosen[codes]
     return np.where(gone, np.nan, values), [f"-1, the only value below 0 of {told}, counts as missing there ("
                                             f"{int(gone.sum()):,} values)"]  # fmt: skip

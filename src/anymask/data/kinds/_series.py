@@ -80,7 +80,7 @@ def record_of(columns: list[_cells.Raw], options: Options, name: str) -> Record:
         DataError: no number in it, text between numbers, dates that are not one after another at equal distances.
     """
     if not columns or not len(columns[0]):
-        raise DataError(f"{name} has no rows")
+        raise DataError(f"{name} has no rows; give data that hold some")
     columns = _cells.named(columns, name)
     for ignored in options.ignore:
         _cells.taken(columns, ignored, "ignore=", name)

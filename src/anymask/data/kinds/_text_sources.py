@@ -17,7 +17,7 @@ from ..kind import all_kinds
 from ..objects import hugging_face
 from ..options import Options
 from ..source import Source, canonical_split
-from . import _cells, _texts, _vocabulary
+from . import _cells, _texts
 from .text import KIND, TextColumn
 
 SPLITS = ("train", "validation", "test")
@@ -36,7 +36,7 @@ def open_texts(spec: Any, options: Options) -> Source | None:
         return _labelled(spec, options)
     if hugging_face(spec) in ("Dataset", "DatasetDict"):
         return _open_hugging_face(spec, options)
-    if _is_frame(spec):
+    if is_frame(spec):
         columns = _texts.of_frame(spec, options)
         if _texts.text_column(columns, options, "table") is None:
             return None
@@ -48,13 +48,13 @@ def open_texts(spec: Any, options: Options) -> Source | None:
 def _labelled(spec: tuple[Any, Any], options: Options) -> Source | None:
     """(texts, labels)."""
     texts, labels = spec
-    if _is_frame(texts):
+    if is_frame(texts):
         return open_texts(texts, replace(options, label=labels))
     strings = isinstance(texts, (list, tuple)) and any(isinstance(text, str) for text in texts)
     return _of_list(list(texts), labels, options) if strings else None
 
 
-def _is_frame(spec: Any) -> bool:
+def is_frame(spec: Any) -> bool:
     frame = type(spec).__name__ in ("DataFrame", "Table")
     return frame and type(spec).__module__.split(".")[0] in ("pandas", "polars", "pyarrow")
 
@@ -86,7 +86,7 @@ def open_file(path: Path, options: Options) -> Source:
                         "group= out, or give a .csv or .jsonl file")
     texts, notes = _texts.paragraphs(_texts.read_text(path))
     if not texts:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; give data that hold something")
     return _source(texts, options, path.name, notes=notes)
 
 
@@ -116,19 +116,14 @@ def _again(root: Path, options: Options) -> Source:
 
 
 def _source(texts: list[str], options: Options, name: str, **more: Any) -> Source:
-    pieces = _vocabulary.pieces(options.tokenizer, options.vocabulary, options.cased)
-    return Source(name=name, columns={KIND.name: TextColumn(texts, pieces)}, strict=options.strict, **more)
+    column = TextColumn(texts, KIND.pieces(options), KIND)
+    return Source(name=name, columns={KIND.name: column}, strict=options.strict, **more)
 
 
 def _from_columns(columns: list[_cells.Raw], options: Options, name: str,
                   again: Callable[[Options], Any]) -> Source:
     """A source of one column of texts, with label, group and split; `again` opens another split."""
-    if not columns or not len(columns[0]):
-        raise DataError(f"{name} has no rows")
-    columns = _cells.named(columns, name)
-    for ignored in options.ignore:
-        _cells.taken(columns, ignored, "ignore=", name)
-    columns = [column for column in columns if column.name not in options.ignore]
+    columns = used(columns, options, name)
     column = _texts.pick(columns, options, name)
     assert column.text is not None
     chosen = np.array([n for n, text in enumerate(column.text) if text is not None and text.strip()], dtype=np.int64)
@@ -151,6 +146,27 @@ def _from_columns(columns: list[_cells.Raw], options: Options, name: str,
     return _cells.splitted(source, marks.splits, options, again)
 
 
+def used(columns: list[_cells.Raw], options: Options, name: str) -> list[_cells.Raw]:
+    """The columns without those that ignore= names.
+
+    Raises:
+        DataError: no rows, two columns of one name, or none of a name to be ignored.
+    """
+    if not columns or not len(columns[0]):
+        raise DataError(f"{name} has no rows; give data that hold some")
+    columns = _cells.named(columns, name)
+    for ignored in options.ignore:
+        _cells.taken(columns, ignored, "ignore=", name)
+    return [column for column in columns if column.name not in options.ignore]
+
+
+def plain_columns(dataset: Any, options: Options) -> list[_cells.Raw]:
+    """The columns of a Hugging Face Dataset that hold texts, numbers or classes."""
+    types = {name: type(feature).__name__ for name, feature in (dataset.features or {}).items()}
+    cells = dataset.select_columns([name for name, what in types.items() if what in ("Value", "ClassLabel")])
+    return _cells.from_arrow(cells.with_format("arrow")[:], options.na_values) if len(dataset) else []
+
+
 def _ids(columns: list[_cells.Raw]) -> list[str] | None:
     """The ids that a collection for retrieval gives."""
     column = next((c for c in columns if c.name == "_id"), None)
@@ -171,8 +187,7 @@ def _open_hugging_face(spec: Any, options: Options) -> Source | None:
     known = set(all_kinds()) - {KIND.name}
     if options.split is not None or any(word.lower() in known for pair in types.items() for word in pair):
         return None
-    cells = spec.select_columns([name for name, what in types.items() if what in ("Value", "ClassLabel")])
-    columns = _cells.from_arrow(cells.with_format("arrow")[:], options.na_values) if len(spec) else []
+    columns = plain_columns(spec, options)
     if _texts.text_column(columns, options, "the dataset") is None:
         return None
     name = getattr(spec.info, "dataset_name", None) or "hugging face data"

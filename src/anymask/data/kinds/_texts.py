@@ -102,7 +102,7 @@ def _read_csv(path: Path, options: Options, limit: int | None) -> list[Raw]:
     lines = text.splitlines(keepends=True)
     first = next((line for line in lines if line.strip()), "")
     if not first:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; give data that hold something")
     mark = "\t" if tabs and "\t" in first else max((",", ";", "\t", "|"), key=first.count)
     before = csv.field_size_limit(sys.maxsize)
     try:
@@ -123,7 +123,7 @@ def _read_csv(path: Path, options: Options, limit: int | None) -> list[Raw]:
     if tabs:
         rows = [[_unquoted(cell) for cell in row] for row in rows]
     names = [cell.strip() for cell in rows[0]]
-    if _is_header(names):
+    if _is_header(names, rows[1:2]):
         return [from_text(name, cells) for name, cells in zip(names, _cells(rows[1:], len(names), options))]
     columns = [from_text(f"column {n}", cells) for n, cells in enumerate(_cells(rows, len(names), options))]
     return _named(columns)
@@ -153,12 +153,14 @@ def _unquoted(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if whole else cell
 
 
-def _is_header(cells: list[str]) -> bool:
-    """Whether a first row holds names: no number, nothing empty but the first, no sentence."""
-    number = from_text("", [cell or None for cell in cells])
-    return number.text is not None and all(
-        len(cell.split()) <= HEADER and from_text("", [cell or None]).numbers is None for cell in cells[1:] or cells
-    )
+def _is_header(cells: list[str], following: list[list[str]]) -> bool:
+    """Whether a first row holds names: no number, nothing empty but the first; no sentence, unless the next row has
+    numbers."""
+    is_number = lambda cell: bool(cell) and from_text("", [cell]).numbers is not None
+    if not any(cells) or not all(cells[1:]) or any(map(is_number, cells[1:] or cells)):
+        return False
+    below = any(is_number(cell) for row in following for cell in row)
+    return below or all(len(cell.split()) <= HEADER for cell in cells[1:] or cells)
 
 
 def _named(columns: list[Raw]) -> list[Raw]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -103,6 +104,35 @@ class BytePairs(Pieces):
 
 
 @dataclass(frozen=True)
+class Alphabet(Pieces):
+    """Letters that a science has fixed, one token each; no text is lower-cased.
+
+    Args:
+        letters: of every vocabulary, in this order.
+        pattern: matches one letter, wherever it stands.
+        grows: further letters that match occur, and are in the vocabulary where the data hold them.
+    """
+
+    letters: tuple[str, ...] = ()
+    pattern: str = "."
+    grows: bool = False
+
+    def trained(self, texts: Sequence[str], size: int) -> str:
+        library = tokenizers()
+        letters = list(self.letters)
+        if self.grows:
+            counts = Counter(letter for text in texts for letter in re.findall(self.pattern, text))
+            more = sorted(set(counts) - set(letters), key=lambda letter: (-counts[letter], letter))
+            letters += sorted(more[: max(0, MOST - len(letters))])
+        numbers = {letter: n for n, letter in enumerate((*SPECIAL, *letters))}
+        made = library.Tokenizer(library.models.WordLevel(numbers, unk_token=SPECIAL[1]))
+        made.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(self.pattern), behavior="isolated")
+        made.decoder = library.decoders.Fuse()
+        made.add_special_tokens(list(SPECIAL))
+        return made.to_str()
+
+
+@dataclass(frozen=True)
 class Given(Pieces):
     """A vocabulary that is there already.
 
@@ -176,7 +206,8 @@ def tokenizers() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except (ImportError, OSError, RuntimeError) as error:
-        raise DataError(f'texts need the library tokenizers ({error}): pip install "anymask[text]"') from error
+        raise DataError(f'texts and sequences need the library tokenizers ({error}): pip install "anymask[text]"') \
+            from error
     return tokenizers
 
 

@@ -104,7 +104,7 @@ class ImageKind(Kind):
         peeks, bad = _peek_all(blobs, options.layout)
         if not peeks:
             first = f"; first: {blobs[next(iter(bad))].name} ({next(iter(bad.values()))})" if bad else ""
-            raise DataError(f"none of {len(blobs)} image files can be read{first}")
+            raise DataError(f"none of {len(blobs)} image files can be read{first}; save them again, or give others")
         channels, notes = _settle_channels(blobs, peeks, options.channels)
         dtype = _settle_dtype(blobs, peeks)
         sizes = {(p.height, p.width) for p in peeks.values()}

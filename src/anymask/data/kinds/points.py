@@ -146,7 +146,7 @@ class PointsKind(Kind):
         if not found:
             first = min(bad)
             raise DataError(f"none of {len(blobs)} files of point clouds can be read; first: {blobs[first].name} "
-                            f"({bad[first]})")
+                            f"({bad[first]}); save them again, or give others")
         shared = min(found, key=len)
         while any(each[: len(shared)] != shared for each in found):
             shared = shared[:-1]

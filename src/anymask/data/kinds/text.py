@@ -17,9 +17,8 @@ from ..options import Options
 from ..schema import Field
 from ..source import Source
 from . import _texts, _vocabulary
-from ._vocabulary import Pieces, WordPieces
+from ._vocabulary import Pieces
 
-LONGEST = 128  # tokens of a training sample, unless asked for: BERT trains nine tenths of its steps so
 ENOUGH = 20_000_000  # characters that are looked at for the vocabulary
 BESIDE = ("tokenizer", "vocabulary", "cased")  # options that are kept by the columns of files and lists
 
@@ -29,8 +28,8 @@ class TextColumn(Column):
 
     dtype, shape, in_memory = "uint8", None, True
 
-    def __init__(self, texts: Sequence[str], pieces: Pieces) -> None:
-        self.kind, self.texts, self.pieces = KIND, list(texts), pieces
+    def __init__(self, texts: Sequence[str], pieces: Pieces, kind: TextKind) -> None:
+        self.kind, self.texts, self.pieces = kind, list(texts), pieces
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -51,7 +50,7 @@ class TokenColumn(Column):
     dtype, shape, in_memory = "int32", None, True
 
     def __init__(self, column: Column, tokenizer: str) -> None:
-        self.kind, self.column = KIND, column
+        self.kind, self.column = column.kind, column
         self.bad: dict[int, Unreadable] = {}
         self.absent: set[int] = set()
         numbers = _vocabulary.encode(_vocabulary.loaded(tokenizer), [self._text(row) for row in range(len(column))])
@@ -101,12 +100,29 @@ def as_text(value: np.ndarray) -> str:
 
 class TextKind(Kind):
     name = "text"
+    held_in = "a table with a column of sentences"
     endings = frozenset((".txt",))
     incidental = True
-    columns = _texts.NAMES
+    columns: Sequence[str] = _texts.NAMES
     recipe = "bert"
-    elastic = varies = True
+    renderer = "anymask.reports.texts:Sentences"
+    elastic = varies = spelled = True
     samples_seen, most_epochs = 400_000, 60
+    longest = 128  # tokens of a training sample, unless asked for: BERT trains nine tenths of its steps so
+    fitting = 0.99  # share of the texts that are no longer than a training sample, if that is below `longest`
+    noun, unit = "texts", "word pieces"
+    unknown = "tokenizer='bytepair' (--tokenizer) knows all"  # mends a vocabulary that lacks pieces
+
+    def pieces(self, options: Options) -> Pieces:
+        """How the vocabulary is made."""
+        return _vocabulary.pieces(options.tokenizer, options.vocabulary, options.cased)
+
+    def measured(self, numbers: Sequence[np.ndarray], size: int) -> dict[str, Any]:
+        """What else the field keeps, of the pieces (n,) of all texts and a vocabulary of `size`."""
+        return {}
+
+    def made_up(self, count: int, seed: int) -> list[str]:
+        return made_up(count, seed)
 
     def open(self, spec: Any, options: Options) -> Source | None:
         from . import _text_sources
@@ -121,7 +137,7 @@ class TextKind(Kind):
         if array.ndim != 1 or array.dtype.kind not in "US":
             return None
         texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in array.tolist()]
-        return TextColumn(texts, _vocabulary.pieces(options.tokenizer, options.vocabulary, options.cased))
+        return TextColumn(texts, self.pieces(options), self)
 
     def object_reader(self, example: Any, options: Options) -> Callable[[Any, str], np.ndarray] | None:
         if not isinstance(example, str):
@@ -139,7 +155,7 @@ class TextKind(Kind):
         if size is not None and (not isinstance(size, int) or size < 2):
             raise DataError(f"size={size!r} (--image-size) of '{name}' is the longest training sample in tokens, such "
                             "as 128")
-        return TextMeter(name, size, getattr(column, "pieces", WordPieces()))
+        return TextMeter(self, name, size, getattr(column, "pieces", None) or self.pieces(Options()))
 
     def check(self, batch: np.ndarray, names: Callable[[int], str]) -> None:
         return None
@@ -203,7 +219,7 @@ class TextKind(Kind):
 
     def flattened(self, field: Field, limit: int) -> str:
         some_ = f", the {limit:,} most frequent" if len(field.more["counts"]) > limit else ""
-        return f"bags of word pieces{some_}, weighed by tf-idf"
+        return f"bags of {self.unit}{some_}, weighed by tf-idf"
 
     def classical_search(
         self, documents: Iterable[Value | None], queries: Iterable[Value | None]
@@ -220,13 +236,13 @@ class TextKind(Kind):
         return "BM25", np.stack([engine.get_scores(words) for words in cut(queries)])
 
     def example_field(self, name: str) -> Field:
-        meter = TextMeter(name, EXAMPLE, WordPieces())
-        for text in made_up(64, 0):
+        meter = TextMeter(self, name, EXAMPLE, self.pieces(Options()))
+        for text in self.made_up(64, 0):
             meter.add("", as_bytes(text))
         return meter.field()
 
     def examples(self, field: Field, count: int, seed: int) -> Tensor:
-        texts = made_up(count, seed)
+        texts = self.made_up(count, seed)
         return self.pad([self.fit(as_bytes(text), field, None, None) for text in texts], 8)[0]
 
     def model_size(self, field: Field) -> str:
@@ -241,8 +257,8 @@ class TextMeter(Meter):
 
     most = 50_000
 
-    def __init__(self, name: str, size: int | None, pieces: Pieces) -> None:
-        self.name, self.size, self.pieces = name, size, pieces
+    def __init__(self, kind: TextKind, name: str, size: int | None, pieces: Pieces) -> None:
+        self.kind, self.name, self.size, self.pieces = kind, name, size, pieces
         self.texts: list[str] = []
         self.letters = 0
 
@@ -261,26 +277,26 @@ class TextMeter(Meter):
         numbers = _vocabulary.encode(made, self.texts)
         lengths = np.array([len(one) for one in numbers])
         size = made.get_vocab_size()
-        tail = int(np.quantile(lengths, 0.99, method="higher"))
-        longest = self.size or min(LONGEST, max(8, -(-tail // 8) * 8))
+        tail = int(np.quantile(lengths, self.kind.fitting, method="higher"))
+        longest = self.size or min(self.kind.longest, max(8, -(-tail // 8) * 8))
         sizes = tuple((int(np.quantile(lengths, q, method="nearest")),) for q in (0, 0.5, 1))
-        return Field(name=self.name, kind=KIND.name, dtype="int32", shape=(longest,), sizes=sizes, low=0.0,
+        return Field(name=self.name, kind=self.kind.name, dtype="int32", shape=(longest,), sizes=sizes, low=0.0,
                      high=float(size - 1), mean=(0.0,), std=(1.0,), notes=self._notes(lengths, longest, numbers, made),
                      more={"tokenizer": file, "mask": _vocabulary.mask_of(made), "texts": len(numbers),
                            "counts": np.bincount(np.concatenate(numbers), minlength=size).tolist(),
-                           "documents": _vocabulary.frequencies(numbers, size).tolist()})
+                           "documents": _vocabulary.frequencies(numbers, size).tolist(),
+                           **self.kind.measured(numbers, size)})
 
     def _notes(self, lengths: np.ndarray, longest: int, numbers: list[np.ndarray], made: Any) -> tuple[str, ...]:
         notes = []
         long = float((lengths > longest).mean())
         if long:
-            notes.append(f"{long:.1%} of the texts are longer than {longest} tokens: training takes a window of such a "
-                         "text, other uses its start; size= (--image-size) takes longer ones")
+            notes.append(f"{long:.1%} of the {self.kind.noun} are longer than {longest} tokens: training takes a "
+                         "window of such ones, other uses their start; size= (--image-size) takes longer ones")
         unknown = made.token_to_id(getattr(made.model, "unk_token", None) or "")
         lost = 0 if unknown is None else sum(int((one == unknown).sum()) for one in numbers) / max(1, lengths.sum())
         if lost > 0.01:
-            notes.append(f"{lost:.1%} of the pieces are unknown to the vocabulary; tokenizer='bytepair' (--tokenizer) "
-                         "knows all")
+            notes.append(f"{lost:.1%} of the pieces are unknown to the vocabulary; {self.kind.unknown}")
         return tuple(notes)
 
 

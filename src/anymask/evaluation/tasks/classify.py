@@ -12,7 +12,16 @@ from anymask.evaluation.attentive import attentive_probe, tokens_of
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import Pool
 from anymask.evaluation.folds import fold_table
-from anymask.evaluation.inputs import Labels, columns_of, duplicates, features_of, parts_of, raw_notes, readable
+from anymask.evaluation.inputs import (
+    Labels,
+    classics,
+    columns_of,
+    duplicates,
+    features_of,
+    parts_of,
+    raw_notes,
+    readable,
+)
 from anymask.evaluation.probe import Scores, knn, linear_probe
 from anymask.evaluation.token_classes import token_table
 from anymask.run import Run
@@ -89,10 +98,12 @@ def evaluate(
         (x, y), (test_x, test_y) = (readable(f, part) for f, part in zip(pooled, (train, held)))
         draws_of = {n: few_label_draws(y, n, 1 if n == "all" else draws, seed) for n in columns}
         inputs: dict[str, tuple[Any, Any]] = dict.fromkeys(wanted, (x, test_x))
-        if tokens is not None:
+        if tokens is not None and name not in classics(run.schema):
             one, two = (part[~part[:, 0, 0].isnan()] for part in next(tokens))
             inputs["attentive"] = one, two
         for probe in wanted:
+            if probe == "attentive" and name in classics(run.schema):
+                continue  # they have no tokens
             (title, measure), (x, test_x) = PROBES[probe], inputs[probe]
             figures = []
             for chosen in draws_of.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,14 +15,16 @@ from anymask import keyed
 from anymask.data import Source
 from anymask.engine import Model, Step, Tokens
 from anymask.evaluation.errors import EvaluateError
-from anymask.evaluation.infill import WIDEST, Gaussian, interpolated, nearest
+from anymask.evaluation.infill import WIDEST, Gaussian, interpolated, nearest, nearest_value
 from anymask.evaluation.masked import batches, check_content, content, frozen, hide
 from anymask.evaluation.metrics import psnr
+from anymask.reports.renderer import joined
 from anymask.run import Run
 from anymask.table import Table, interval
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
-FITTED = 5_000  # training samples that classical fillings are fitted on
+FITTED = 5_000  # training samples that classical fillings are fitted on ...
+VALUES = 2**27  # ... of so many values together
 MODELS = (("untrained model", False), ("pre-trained model", True))
 
 
@@ -44,7 +47,8 @@ def evaluate(
 
     Real numbers are filled by the mean of the place, the nearest visible token, the best linear prediction from all
     visible values (a normal distribution with the training part's mean and shrunk covariance, of at most 1,024 values a
-    sample), for images also linear interpolation of pixels, and by the model. Errors of images are in raw units, PSNR
+    sample), for images also linear interpolation of pixels, for volumes the nearest visible voxel, and by the model.
+    Errors of images are in raw units, PSNR
     is of the range that the schema names; other data are in the tokenizer's units, without PSNR. Where the target has a
     distance of its own, as sets of points have, that is measured, and fillings that average are left out: compared with
     are the nearest visible token and the most typical token of the training part. Integers are
@@ -64,14 +68,16 @@ def evaluate(
     check_content(model)
     _check(ratios, draws, samples)
     held = test or (source.split("test") if "test" in source.splits else source)
-    fit, held = (_some(part, n, seed) for part, n in ((source, FITTED), (held, samples)))
+    size = sum(math.prod(field.shape) for field in run.schema.fields.values())
+    fitted = max(2, min(FITTED, VALUES // size))
+    fit, held = (_some(part, n, seed) for part, n in ((source, fitted), (held, samples)))
     whole: dict[str, Any] = dict(batch_size=batch_size, fixed=True)
     train = [model.tokenizer(sample) for sample in batches(model, run.schema, fit, **whole)]
     if hasattr(model.target, "distance"):
         return _by_distance(run, models, train, held, ratios, draws, seed, whole, progress)
-    x = torch.cat([next(iter(tokens.x.values())) for tokens in train])
+    x = torch.cat([joined(tokens.x) for tokens in train])
     x = x.nan_to_num() if x.is_floating_point() else x  # single missing values count as the mean
-    valid = None if train[0].valid is None else torch.cat([t.valid for t in train])  # type: ignore[misc]
+    valid = _valid(train)
     real = x.is_floating_point()
     grid = hasattr(model.tokenizer, "whole")  # values on a grid, cut into patches
     methods = _fillings(model, x, valid) if real else {}
@@ -109,6 +115,14 @@ def _check(ratios: Sequence[float], draws: int, samples: int) -> None:
         raise EvaluateError(f"draws and samples count from 1, not draws={draws} and samples={samples}")
 
 
+def _valid(tokens: list[Tokens]) -> Tensor | None:
+    """(n, N) which tokens are real, of all batches; None = all are."""
+    if all(t.valid is None for t in tokens):
+        return None
+    return torch.cat([torch.ones_like(t.pos[..., 0], dtype=torch.bool).expand(t.shape) if t.valid is None else t.valid
+                      for t in tokens])  # fmt: skip
+
+
 def _some(source: Source, most: int, seed: int) -> Source:
     if len(source) <= most:
         return source
@@ -129,9 +143,15 @@ def _fillings(model: Model, x: Tensor, valid: Tensor | None) -> dict[str, Fill]:
         mean = _mean(x, valid)
         place = lambda step, content: torch.where(step.mask.visible[..., None], content, mean)
     found = {"mean of the place": place}
-    found["nearest visible token"] = lambda step, content: nearest(content, step.mask.visible, step.tokens.pos)
-    if hasattr(model.tokenizer, "whole") and len(model.tokenizer.sides) in (1, 2):  # of more axes it takes hours
-        found["linear interpolation"] = lambda step, content: _interpolated(model, step, content)
+    found["nearest visible token"] = lambda step, content: nearest(
+        content, step.mask.visible, step.tokens.pos, step.tokens.kinds
+    )
+    if hasattr(model.tokenizer, "whole") and len(model.tokenizer.streams) == 1:
+        name = "linear interpolation"
+        fill: Callable[[Tensor, Tensor], Tensor] = interpolated
+        if len(model.tokenizer.sides) > 2:  # of more axes it takes hours
+            name, fill = ("nearest visible voxel", nearest_value)
+        found[name] = lambda step, content: _interpolated(model, step, content, fill)
     if gaussian is not None:
         found["best linear prediction"] = lambda step, content: gaussian(content, step.mask.visible)
     return found
@@ -142,11 +162,11 @@ def _mean(x: Tensor, valid: Tensor | None) -> Tensor:
     return (x * real).sum(0) / real.sum(0).clamp(min=1)
 
 
-def _interpolated(model: Model, step: Step, x: Tensor) -> Tensor:
+def _interpolated(model: Model, step: Step, x: Tensor, fill: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Patches, interpolated value by value."""
     tokenizer, grid = model.tokenizer, step.tokens.grid
     shown = tokenizer.whole(step.mask.visible[..., None].expand_as(x).to(x.dtype), grid)[:, 0] > 0.5
-    return tokenizer.patches(interpolated(tokenizer.whole(x, grid), shown))
+    return tokenizer.patches(fill(tokenizer.whole(x, grid), shown))
 
 
 @torch.no_grad()
@@ -154,7 +174,7 @@ def _filled(
     step: Step, methods: dict[str, Fill], models: dict[str, Model], grid: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Sum of squared errors over hidden values, and their number, of every method."""
-    ((_, x),) = step.tokens.x.items()
+    x = joined(step.tokens.x)
     asked = ~step.mask.visible if step.tokens.valid is None else ~step.mask.visible & step.tokens.valid
     asked = asked[..., None] & ~x.isnan()  # B N D
     made = {name: fill(step, x.nan_to_num()) for name, fill in methods.items()}

@@ -17,7 +17,7 @@ from anymask.table import Table, interval
 MOST = 10_000  # of a larger training part, a random part of so many is used
 DEFAULT_SAMPLES: tuple[Labels, ...] = (100, 1000, "all")
 METHODS: dict[str, Regression] = {"ridge": ridge, "nearest neighbours": knn_regression}
-MEASURES = {"R2": ("r2", 3), "RMSE": ("rmse", 4), "MAE": ("mae", 4)}
+MEASURES = {"R2": ("r2", 3), "RMSE": ("rmse", 4), "MAE": ("mae", 4), "Spearman": ("spearman", 3)}
 
 
 def evaluate(
@@ -32,7 +32,7 @@ def evaluate(
     batch_size: int = 256,
     progress: bool = False,
 ) -> Table:
-    """R2, RMSE and MAE of regressions on frozen features: raw input, untrained encoder and pre-trained encoder.
+    """R2, errors and rank correlation of regressions on frozen features: raw input, untrained and pre-trained encoder.
 
     Gradient boosting on raw input is there as the classical method. Each figure is the mean over `draws` of the
     training samples, with its 95 % interval (Student's t over the draws); the draws are the same in every row. Features

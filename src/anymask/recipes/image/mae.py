@@ -4,7 +4,7 @@ from anymask.parts.corruptions import Drop, Replace
 from anymask.parts.decoders import Transformer
 from anymask.parts.encoders import ViT
 from anymask.parts.losses import mse
-from anymask.parts.masks import Random
+from anymask.parts.masks import Block, Random
 from anymask.parts.positions import SinCos
 from anymask.parts.stems import Embed
 from anymask.parts.targets import Pixels
@@ -41,3 +41,10 @@ claim = Claim(
     text="an encoder that never meets mask tokens has better features than one that does (table 1c)",
     better_than=lambda r: r.but(corruption=P(Replace)),
 )
+
+further_claims = {
+    "sampling": Claim(
+        text="patches drawn at random make better features than blocks of them at the same ratio (table 1f)",
+        better_than=lambda r: r.but(mask=P(Block, ratio=0.75)),
+    )
+}

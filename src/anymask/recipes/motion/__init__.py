@@ -1,0 +1,1 @@
+"""Recipes first published for skeletons and trajectories."""

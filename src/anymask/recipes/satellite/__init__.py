@@ -1,0 +1,1 @@
+"""Systems first published for satellite imagery and other pictures of many channels."""

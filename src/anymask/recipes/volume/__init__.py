@@ -1,0 +1,1 @@
+"""Systems first published for volumes: MRI and CT."""
