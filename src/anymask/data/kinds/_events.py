@@ -177,8 +177,8 @@ def _values(column: Any, what: str) -> tuple[np.ndarray, list[str]]:
         if len(wrong) == len(values):
             raise DataError(f"{what} holds no number (first: {cells[wrong[0]]!r}); name the column of values: events= "
                             "(--events ID,TIME,CODE,VALUE)")  # fmt: skip
-        notes = [f"{what} holds text in {len(wrong):,} rows (first: {cells[wrong[0]]!r}); their values count as missing"
-                 ] if wrong else []  # fmt: skip
+        notes = [f"{what} holds text in {len(wrong):,} rows (first: {cells[wrong[0]]!r}); these values are left out "
+                 "as missing"] if wrong else []  # fmt: skip
     bad = np.flatnonzero(np.abs(values) > _cells.LARGEST)
     if len(bad):
         raise DataError(f"{what} holds infinite numbers, or beyond {_cells.LARGEST:.1e}, in {len(bad):,} rows (first: "
@@ -277,6 +277,8 @@ def _framed(spec: Any) -> Any:
 def _open_folder(root: Path, options: Options, make: Any, asked: bool) -> Source | None:
     """A folder with one long table, or one a split, and a table of outcomes with a row for each stay."""
     files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in FILES and path.is_file()]
+    if not files and options.kind is not None:
+        raise DataError(f"{root} holds no .csv, .tsv or .parquet file with a table of measurements; add one")
     if not files or len(files) > 20:
         return None
     names = {path: columns_of(path) for path in files}
