@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-NOT_YET = {"ecg", "trajectory", "ehr", "mixed"}
+NOT_YET = {"ecg", "trajectory", "mixed"}
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,18 @@ def lost_node(files: list[Path]) -> None:
 def tables(root: Path, count: int) -> list[Path]:
     rows = rng().normal(size=(count, 3))
     return [text_file(root / "a.csv", ["a,b,c", *(",".join(f"{v:.4f}" for v in row) for row in rows)])]
+
+
+def stays(root: Path, count: int) -> list[Path]:
+    rows = [f"{stay},{10 * n},{code},{value:.3f}" for stay in range(count) for n, (code, value) in enumerate(
+            zip(("HR", "Age", "Temp", "HR"), rng(stay).normal(80, 9, 4)))]  # fmt: skip
+    outcomes = [f"{stay},{stay % 2}" for stay in range(count)]
+    return [text_file(root / "a.csv", ["stay_id,minutes,code,value", *rows]),
+            text_file(root / "outcomes.csv", ["stay_id,death", *outcomes])]  # fmt: skip
+
+
+def other_stays(files: list[Path]) -> None:
+    text_file(files[1], ["stay_id,death", "901,0", "902,1"])
 
 
 def dated(root: Path, count: int) -> list[Path]:
@@ -392,6 +404,11 @@ VALID: dict[str, Valid] = {
         dated, count=120, gaps=True, bears={"nan": MISSING, "truncated": WHOLE_ROWS},
         wrong={"dtype": cell(1, "red"), "shape": extra_cell, "rate": cell(0, "2020-01-01"), "nan": cell(1, "nan"),
                "inf": cell(1, "inf")},
+    ),
+    "ehr": Valid(
+        stays, whole=True, gaps=True, bears={"nan": "means a missing value", "truncated": "fewer rows are a table"},
+        wrong={"dtype": cell(3, "red"), "shape": extra_cell, "rate": cell(1, "soon"), "nan": cell(3, "nan"),
+               "inf": cell(3, "inf"), "names": other_stays},
     ),
     "text": Valid(
         texts, bears={"truncated": WHOLE_ROWS, "nan": MISSING, "dtype": "a column of texts needs no other"},

@@ -215,6 +215,12 @@ class CodeAndValue(Part):
         value = x[..., 1:2]
         return {"code": code, "value": torch.where(value < -0.5, torch.nan, value)}
 
+    difference_words = "mean squared error of the hidden values, as places in their distributions,"
+
+    def difference(self, made: Tensor, content: Tensor) -> Tensor:
+        """(B, N) how far content (B, N, 3) that was made is from the true one: of values, as codes have no distance."""
+        return torch.where(content[..., 1] < -0.5, torch.nan, (made - content)[..., 1].square())
+
     def content(self, step: Step) -> Tensor:
         """(Q, M, 3) predictions in the units of the tokens' content: the likeliest code, the value, and the hour, which
         is not hidden."""

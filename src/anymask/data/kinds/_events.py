@@ -177,8 +177,8 @@ def _values(column: Any, what: str) -> tuple[np.ndarray, list[str]]:
         if len(wrong) == len(values):
             raise DataError(f"{what} holds no number (first: {cells[wrong[0]]!r}); name the column of values: events= "
                             "(--events ID,TIME,CODE,VALUE)")  # fmt: skip
-        notes = [f"{what} holds text in {len(wrong):,} rows (first: {cells[wrong[0]]!r}); their values count as missing"
-                 ] if wrong else []  # fmt: skip
+        notes = [f"{what} holds text in {len(wrong):,} rows (first: {cells[wrong[0]]!r}); these values are left out "
+                 "as missing"] if wrong else []  # fmt: skip
     bad = np.flatnonzero(np.abs(values) > _cells.LARGEST)
     if len(bad):
         raise DataError(f"{what} holds infinite numbers, or beyond {_cells.LARGEST:.1e}, in {len(bad):,} rows (first: "
@@ -238,10 +238,12 @@ def open_events(spec: Any, options: Options, make: Any) -> Source | None:
     """A source of a file, a folder or a DataFrame; None where it holds no events. `make` turns `Events` into a column
     of a source."""
     asked = options.kind is not None or options.events is not None
+    if type(spec).__name__ in ("DataFrame", "Table") and not isinstance(spec, (str, Path)):
+        names = [str(name) for name in getattr(spec, "column_names", getattr(spec, "columns", ()))]
+        roles = _told(names, options, "table", asked)
+        return None if roles is None else _source(_framed(spec), roles, None, "table", options, make)
     if not isinstance(spec, (str, Path)):
-        table = _framed(spec)
-        roles = None if table is None else _told(table.column_names, options, "table", asked)
-        return None if roles is None else _source(table, roles, None, "table", options, make)
+        return None
     path = Path(spec).expanduser()
     if path.is_dir():
         return _open_folder(path, options, make, asked)
@@ -261,18 +263,22 @@ def _told(names: Sequence[str], options: Options, where: str, asked: bool) -> Ro
 
 
 def _framed(spec: Any) -> Any:
-    if type(spec).__name__ not in ("DataFrame", "Table"):
-        return None
+    """A DataFrame of pandas or polars as an Arrow table."""
     import pyarrow as pa
 
     if isinstance(spec, pa.Table):
         return spec
-    return spec.to_arrow() if hasattr(spec, "to_arrow") else pa.Table.from_pandas(spec, preserve_index=False)
+    try:
+        return spec.to_arrow() if hasattr(spec, "to_arrow") else pa.Table.from_pandas(spec, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"the table cannot be read as one of events ({error}); give each column one type") from error
 
 
 def _open_folder(root: Path, options: Options, make: Any, asked: bool) -> Source | None:
     """A folder with one long table, or one a split, and a table of outcomes with a row for each stay."""
     files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in FILES and path.is_file()]
+    if not files and options.kind is not None:
+        raise DataError(f"{root} holds no .csv, .tsv or .parquet file with a table of measurements; add one")
     if not files or len(files) > 20:
         return None
     names = {path: columns_of(path) for path in files}

@@ -39,7 +39,7 @@ claim = Claim(
     metric=FillIn(),
     smallest_effect=0.1,
     size="pico",
-    epochs=8,
+    epochs=6,
     samples=2000,
     batch_size=64,
 )
