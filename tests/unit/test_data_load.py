@@ -307,7 +307,8 @@ def test_resizing_agrees_over_types():
     image = RNG.integers(60, 190, (3, 24, 31), dtype=np.uint8)  # no overshoot, which 8 bits clip between the passes
     for box in (None, (3.0, 2.0, 20.0, 22.0)):
         packed, planes = resize(image, (13, 40), box), resize(image.astype(np.float32), (13, 40), box)
-        assert np.abs(packed - planes).max() <= 1.01  # rounding between the two passes
+        # Rounding by half a step between the passes, times the weights of the second (1.3 at most), and at the end.
+        assert np.abs(packed - planes).max() <= 1.15
     torch_way = torch.nn.functional.interpolate(torch.from_numpy(image)[None].float(), (13, 13), mode="bicubic",
                                                 antialias=True, align_corners=False)[0].clamp(0, 255)
     assert np.abs(torch_way.numpy() - resize(image.astype(np.float32), (13, 13))).max() < 0.1
@@ -396,8 +397,8 @@ def test_cifar10():
 def test_other_real_images():
     emoji = real_source("openmoji", split="test")
     assert len(emoji) == 357 and emoji.splits == ("train",) and len(emoji.labels) == 357
-    satellite = real_source("eurosat_ms")
-    field = infer_schema(satellite).fields["satellite"]
+    satellite = real_source("eurosat_ms", kind="image")
+    field = infer_schema(satellite).fields["image"]
     assert field.shape == (13, 64, 64) and field.dtype == "uint16" and satellite.splits == ("test", "validation")
     scenes = real_source("eolearn_patch/reference_scenes_s2_13band.npy")
     assert infer_schema(scenes).fields["image"].shape == (13, 101, 100)

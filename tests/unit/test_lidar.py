@@ -130,7 +130,7 @@ def test_files_of_another_number_of_channels(tmp_path):
 
 
 def test_sweeps_out_of_reach_say_so():
-    with pytest.raises(DataError, match="are the coordinates in metres"):
+    with pytest.raises(DataError, match="give coordinates in metres"):
         infer_schema(open_source([sweep() + 500], kind="lidar"))
 
 

@@ -55,7 +55,7 @@ def test_hidden_missing_and_predicted_cells_look_different(made):
 def test_wide_tables_say_how_many_columns_are_left_out():
     count = MOST + 7
     field = SimpleNamespace(columns=tuple(f"a<{n}" for n in range(count)), shape=(count,), lows=[0.0] * count,
-                            highs=[1.0] * count)  # fmt: skip
+                            highs=[1.0] * count, more={})  # fmt: skip
     tokenizer = SimpleNamespace(field="t", raw=lambda x: x[..., 0].double(), renderer="anymask.reports.tables:Rows")
     model = SimpleNamespace(tokenizer=tokenizer, schema=SimpleNamespace(fields={"t": field}))
     (drawing,) = renderer_of(model).draw([Panel("original", torch.rand(2, count, 1))])

@@ -15,7 +15,8 @@ from anymask.data.augment import CropTurn
 from anymask.data.kinds.skeleton import walks
 from anymask.engine import Step
 from anymask.evaluation import embed, evaluate
-from anymask.parts.skeleton import JointSegments, MotionAware, spreads
+from anymask.parts.skeleton import JointSegments, MotionAware
+from anymask.parts.targets import spreads
 from anymask.recipe import P, RecipeError, find
 from anymask.reports import Panel, renderer_of, report
 from anymask.sizes import Size

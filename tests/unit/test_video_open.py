@@ -45,6 +45,18 @@ def test_formats(tmp_path, ending):
         assert np.array_equal(video.frames(np.arange(20)), shades(20))
 
 
+def test_pictures_of_a_phone_are_upright(tmp_path):
+    """A track's matrix that turns by a quarter clockwise: what was left is up."""
+    path = write(tmp_path / "a.mp4", shades(6))
+    data, one = path.read_bytes(), 0x10000
+    plain, turned = (b"".join(v.to_bytes(4, "big", signed=True) for v in (*m, 0x40000000))
+                     for m in ((one, 0, 0, 0, one, 0, 0, 0), (0, one, 0, -one, 0, 0, 0, 0)))  # fmt: skip
+    start = data.index(plain, data.index(b"tkhd"))
+    path.write_bytes(data[:start] + turned + data[start + len(plain) :])
+    frames = _videos.Decoder(channels=3)(_videos.Blob("a.mp4", path)).frames(np.array([3]))
+    assert frames.shape == (1, 32, 24, 3) and frames[0, :12].mean() > frames[0, 20:].mean() + 5
+
+
 def test_gif_where_it_is_asked_for(tmp_path):
     for n in range(2):
         images = [Image.fromarray(frame) for frame in shades(8)]

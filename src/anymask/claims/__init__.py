@@ -11,12 +11,15 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 from anymask.claims.claim import Claim
 from anymask.claims.contrast import Contrast
 from anymask.claims.errors import ClaimError, OutOfTime
+from anymask.claims.filling import FillIn
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
     FewLabels,
+    FewLabelsPrecision,
     FineTune,
     Folds,
     Forecast,
+    ForecastTracks,
     Impute,
     Metric,
     Probe,
@@ -37,9 +40,12 @@ __all__ = [
     "Contrast",
     "Evidence",
     "FewLabels",
+    "FewLabelsPrecision",
+    "FillIn",
     "FineTune",
     "Folds",
     "Forecast",
+    "ForecastTracks",
     "Impute",
     "Metric",
     "OutOfTime",

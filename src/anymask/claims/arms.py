@@ -190,7 +190,7 @@ def open_bench(claim: Claim, data: str | Path | None, scale: float, *, pilot: bo
     Raises:
         ClaimError: the data set is not there, or lacks what the metric needs.
     """
-    whole = open_source("digits" if claim.on == "digits" else _folder(claim.on, data))
+    whole = open_source("digits" if claim.on == "digits" else _folder(claim.on, data), **claim.opening)
     if scale <= 0:
         raise ClaimError(f"--scale {scale} must be positive, as 0.5 or 4")
     samples = max(1, min(len(whole), round(scale * claim.samples)))

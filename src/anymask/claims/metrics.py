@@ -118,6 +118,52 @@ class FewLabels(Probe):
         return 100.0 * np.mean(right, axis=0)
 
 
+@dataclass(frozen=True)
+class FewLabelsPrecision(Metric):
+    """Average precision of telling one class from another one with few labels, by a linear probe of frozen features:
+    for a rare class. A score is of a draw of labelled samples of the training part; the draws are the same for both
+    arms and all seeds.
+
+    Args:
+        positive, negative: names of the classes.
+        labels: labels of each.
+        draws: of the labelled samples.
+        pool: of the features, see `anymask.evaluation.embed`.
+    """
+
+    positive: str = "1"
+    negative: str = "0"
+    labels: int = 10
+    draws: int = 20
+    pool: str = "mean"
+    unit = "points of average precision"
+    code = ("anymask.evaluation.probe", "anymask.evaluation.rare")
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        super().parts(whole, chosen[:1])
+        return whole.subset(chosen), whole.split("test")
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.features import embed
+
+        options = dict(pool=self.pool, trained=trained, precision=precision)
+        return self._precision(train, test, *(np.asarray(embed(run, part, **options)) for part in (train, test)))  # type: ignore[arg-type]
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        from anymask.evaluation.inputs import raw_input
+
+        return {"raw input": float(self._precision(train, test, *(raw_input(p, schema) for p in (train, test))).mean())}
+
+    def _precision(self, train: Source, test: Source, x: np.ndarray, test_x: np.ndarray) -> np.ndarray:
+        from anymask.evaluation.rare import few_label_precision, pair_of
+
+        (at, y), (test_at, test_y) = (pair_of(part, self.positive, self.negative) for part in (train, test))
+        return 100.0 * few_label_precision(
+            x[at], y, test_x[test_at], test_y, labels=self.labels, draws=self.draws, seed=SEED, reference=x
+        )
+
+
 class TokenProbe(Metric):
     """Accuracy of a linear probe of frozen features of single tokens, such as nodes, trained with the labels of the
     training part; C is chosen on the validation part. One score a test token; parts are the tokens' own."""
@@ -230,6 +276,45 @@ class Forecast(Metric):
         error = measured(headed(encode, ridge(encode, made, rows=self.rows)), made, starts).square
         stretches = np.array_split(error, max(2, len(error) // self.horizon))
         return -100.0 * np.array([stretch.mean() for stretch in stretches])
+
+
+@dataclass(frozen=True)
+class ForecastTracks(Metric):
+    """Error of forecasting an agent's future by a linear head on the frozen code of its past, in a scene that is not
+    trained on: minus the mean displacement of a sample in centimetres. See `anymask.evaluation.trajectories`.
+
+    Args:
+        scene: name of the scene that is held back.
+        tested: windows of it that are measured, at most, evenly over it.
+    """
+
+    scene: str = ""
+    tested: int = 1_000
+    unit = "-cm of mean displacement"
+    code = ("anymask.evaluation.trajectories",)
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        groups = whole.groups
+        if groups is None or self.scene not in groups or len(np.unique(groups)) < 2:
+            raise ClaimError(f"{whole.name} has no scene '{self.scene}' beside others, which forecasts are measured on")
+        held = np.flatnonzero(groups == self.scene)
+        spread = np.unique(np.linspace(0, len(held) - 1, self.tested).round().astype(int))
+        return whole.subset(chosen[groups[chosen] != self.scene]), whole.subset(held[spread])
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.masked import frozen
+        from anymask.evaluation.trajectories import displacement, headed, seen_pasts
+
+        model = frozen(run, trained=trained)
+        known, new = (seen_pasts(model, part) for part in (train, test))
+        return -100.0 * displacement(headed(known, new), new.future)[0]
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        from anymask.evaluation.trajectories import constant_velocity, displacement, paths_of
+
+        past, future = paths_of(test, schema)
+        return {"constant velocity": float(-100.0 * displacement(constant_velocity(past, future), future)[0].mean())}
 
 
 @dataclass(frozen=True)

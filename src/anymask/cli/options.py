@@ -23,13 +23,15 @@ group = click.option("--group", help="Column that must not be split, such as pat
 strict = click.option("--strict", is_flag=True, help="An unreadable file is an error instead of being left out.")
 image_size = click.option(
     "--image-size", type=int,
-    help="Side of training images in pixels; points of a cloud; the most tokens of a text, seconds of a sound.",
+    help="Side of training images; points of a cloud; the most tokens of a text or a stay; seconds of a sound; frames "
+    "of a skeleton; agents of a scene.",
 )  # fmt: skip
-ignore = click.option("--ignore", multiple=True, metavar="COLUMN", help="Column of a table to leave out.")
+ignore = click.option("--ignore", multiple=True, metavar="NAME", help="Column, lead or scene to leave out.")
 na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", help="Stands for a missing cell.")
 categories = click.option(
     "--category", "categories", multiple=True, metavar="COLUMN", help="Column of a table whose numbers are categories."
 )
+events = click.option("--events", metavar="ID,TIME,CODE,VALUE", help="Columns of a table of measurements of stays.")
 window = click.option(
     "--window", type=int, help="Moments of a sample of a long record; frames of a clip; voxels a side of a crop."
 )
@@ -42,7 +44,7 @@ vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of
 derive = click.option("--derive", metavar="PART,...", help="Parts to train on: image, and luma, edges, colours of it.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
 canonical = click.option("--canonical", is_flag=True, help="Rewrite SMILES as RDKit does; needs rdkit.")
-rate = click.option("--rate", type=int, metavar="HZ", help="Sampling rate that sounds are taken at.")
+rate = click.option("--rate", type=int, metavar="HZ", help="Rate that sounds and electrocardiograms are taken at.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
 )
@@ -65,7 +67,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
-        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, text,
+        image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, categories, events, text,
         tokenizer, vocabulary, cased, canonical, rate, derive, changing,
     ):  # fmt: skip
         command = option(command)
@@ -139,10 +141,13 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "categories", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate", "derive",
-        *(("label", "group") if labelled else ()),
+        "na_values", "categories", "events", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
+        "derive", *(("label", "group") if labelled else ()),
     )  # fmt: skip
-    saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
+    opening = run.settings.get("opening", {})
+    if "parts" in opening:  # which may be parts by group
+        as_before += ("group",)
+    saved = {name: value for name, value in opening.items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})
 
 

@@ -141,7 +141,8 @@ def _step_ignores_padding(model: Model, sample: Sample, tokens: Tokens) -> None:
         )
     before, after = predictions(model, step), predictions(model, other)
     rows = range(next(iter(before.values())).shape[0])
-    gaps = [(asked_rows(before[h], step, q) - asked_rows(after[h], step, q)).abs().max() for h in before for q in rows]
+    gaps = [asked_rows(before[h], step, q) - asked_rows(after[h], step, q) for h in before for q in rows]
+    gaps = [gap.abs().max() for gap in gaps if gap.numel()]  # shortened samples may have nothing left to ask for
     if max(gaps) > 0:
         raise ContractError(
             PADDING,

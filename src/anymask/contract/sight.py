@@ -45,7 +45,12 @@ def _tokens_stay_hidden(model: Model, step: Step, q: int) -> None:
         raise ContractError(
             LEAK, f"decoder row {q} has nothing hidden from it", "let the mask hide some tokens of every sample"
         )
-    changed = step._replace(tokens=edited(step.tokens, only(step, sample_of(step, q), hidden), model))
+    tokens = edited(step.tokens, only(step, sample_of(step, q), hidden), model)
+    stays = getattr(model.corruption, "shown", None)  # of tokens with several parts, some may stay visible
+    if stays is not None:
+        parts = {name: torch.where(part, step.tokens.x[name], tokens.x[name]) for name, part in stays(step).items()}
+        tokens = tokens._replace(x={**tokens.x, **parts})
+    changed = step._replace(tokens=tokens)
     _compare(model, step, changed, q, "content of hidden tokens")
 
 

@@ -30,7 +30,7 @@ def from_array(array: np.ndarray, labels: Any, options: Options, name: str) -> S
         raise DataError(f"{name} is one array and has no split '{options.split}'; open the parts one by one, or use "
                         "split_source(source)")
     if len(array.shape) and not len(array):
-        raise DataError(f"{name} is empty (shape {array.shape})")
+        raise DataError(f"{name} is empty (shape {array.shape}); give an array with samples")
     for kind in asked_kinds(options.kind):
         column = kind.array_column(array, options, name)
         if column is not None:

@@ -59,7 +59,7 @@ class FileBlobs:
     def nbytes(self, row: int) -> int:
         path = self.root / self.names[row]
         try:
-            return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
+            return -1 if path.is_dir() else path.stat().st_size
         except OSError:  # gone, or its folder may not be entered: as good as empty, and reported as unreadable
             return 0
 

@@ -57,8 +57,8 @@ def open_file(path: Path, options: Options) -> Source:
     """A source with the one sample in a file."""
     names = _by_kind([path.name], options)
     if not names:
-        raise DataError(f"{path} has the ending '{path.suffix}', which nothing here reads; known: "
-                        f"{_endings(options.kind)} and .parquet, .npz")
+        raise DataError(f"{path} has the ending '{path.suffix}', which nothing here reads; give "
+                        f"{_holders(options.kind)}, .parquet or .npz")
     kind, chosen = names[0]
     return _build(path.parent, kind, chosen, options, name=path.name)
 
@@ -89,7 +89,7 @@ def _open_files(root: Path, options: Options, classes: list[str] | None = None) 
         told = f": {len(found)} files with endings {some([e for e, _ in endings.most_common()], 4)}" if found else \
             ": the folder is empty"
         what = "files that anything here reads" if options.kind is None else f"files of kind {options.kind}"
-        raise DataError(f"found 0 {what} in {root}{told}; such files end in {_endings(options.kind)}")
+        raise DataError(f"found 0 {what} in {root}{told}; give {_holders(options.kind)}")
     if len(kinds) > 1:
         told = " and ".join(f"{len(names)} of kind {kind.name}" for kind, names in kinds)
         raise DataError(f"{root} holds files of several kinds ({told}); name the kind that is meant (--kind), give a "
@@ -172,7 +172,7 @@ def _read_table(table: Path) -> list[dict[str, Any]]:
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read ({error}); it must be UTF-8 text, one row a sample") from error
     if not rows:
-        raise DataError(f"{table} has no rows")
+        raise DataError(f"{table} has no rows; give data that hold some")
     gap = next((n for n, r in enumerate(rows) if not r.get("file_name")), None)
     if gap is not None:
         raise DataError(f"{table} needs a column file_name with a value in every row (row {gap + 1} has none; columns: "
@@ -243,6 +243,12 @@ def files_by_kind(root: Path, options: Options) -> list[tuple[Kind, list[str]]]:
 
 def _read_by(kind: Kind, asked: str | None) -> frozenset[str]:
     return kind.endings | kind.asked_endings if asked == kind.name else kind.endings
+
+
+def _holders(asked: str | None) -> str:
+    """What files hold such data, in words."""
+    endings, more = _endings(asked), "; ".join(kind.held_in for kind in asked_kinds(asked) if kind.held_in)
+    return "; ".join(part for part in (f"files that end in {endings}" if endings else "", more) if part)
 
 
 def _endings(asked: str | None) -> str:

@@ -81,6 +81,7 @@ class Kind(ABC):
 
     name: str
     endings: frozenset[str]  # of files that hold one sample each
+    held_in: str = ""  # what holds many samples, in words: "a table with a column of dates"
     asked_endings: frozenset[str] = frozenset()  # of such files too, where this kind is asked for by name (kind=)
     recipe: str  # slug of the recipe that is the default for such data
     samples_seen: int = 400_000  # of a run whose number of epochs is not given ...
@@ -91,6 +92,7 @@ class Kind(ABC):
     parts: str = ""  # "module:NAME" of its parts beside other fields, see `anymask.parts.several`; '' = its recipe's
     fewest: int = 2  # samples that can be pre-trained on
     asked_last: bool = False  # True: `open` takes what no other kind has taken
+    asked_first: bool = False  # True: `open` knows files by their content that others would take by their ending
     incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
     columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
     folders: Sequence[str] = ()  # names of folders that hold values of this kind, beside folders of other parts
@@ -219,6 +221,10 @@ class Kind(ABC):
     def flattened(self, field: Field, limit: int) -> str:
         """What `flat` does beside flattening, in words; '' where nothing."""
         return ""
+
+    def uncut(self, field: Field) -> Field:
+        """The field with values as long as they come, for baselines, where training takes a part of long ones."""
+        return field
 
     def align(self, column: Column, field: Field) -> Column:
         """The column with its values laid out as in the field: a table's cells in the order of its columns' names."""

@@ -74,7 +74,7 @@ def open_hf(spec: Any, options: Options) -> Source | StreamSource:
     if what == "IterableDataset":
         return _hf_stream(spec, column, kind, encoded, label, names, options, name)
     if not len(spec):
-        raise DataError(f"{name} has no rows")
+        raise DataError(f"{name} has no rows; give data that hold some")
     numbers = None
     if label is not None:
         numbers, found = encode(spec.with_format(None)[label][:], f"column '{label}' of {name}")
@@ -139,7 +139,7 @@ def _hf_stream(spec: Any, column: str, kind: Kind, encoded: bool, label: str | N
     records = HFRecords(spec.cast_column(column, _undecoded(spec, column)) if encoded else spec)
     first = list(islice(records.open(0), 64))
     if not first:
-        raise DataError(f"the stream {name} is empty")
+        raise DataError(f"the stream {name} is empty; give data that hold something")
     notes: list[str] = []
     if encoded:
         settled = kind.settle(HeldBlobs([cell_blob(r[column], n) for n, r in enumerate(first)]), options)
@@ -206,7 +206,7 @@ def open_torch(spec: Any, options: Options) -> Source | StreamSource:
     items = TorchRecords(spec).open(0) if streaming else iter([spec[0]] if len(spec) else [])
     example = next(items, None)
     if example is None:
-        raise DataError(f"the dataset {type(spec).__name__} is empty")
+        raise DataError(f"the dataset {type(spec).__name__} is empty; give data that hold something")
     name = type(spec).__name__
     kind, pick, label, reader = _item_parts(example, options, name)
     if streaming:

@@ -39,6 +39,8 @@ def open_source(spec: Any = None, **options: Any) -> Any:
       test.csv, a DataFrame, an array (N, F), with NaN, empty or NA cells missing
     * time series: such a table with a column of dates, a .ts file of the UCR/UEA archive or a folder of them, an array
       (N, T) or (N, C, T) with kind="series"
+    * health records: a long table with a row for each measurement (columns of stay, time, code and value) as .csv,
+      .tsv, .parquet or DataFrame, or a folder with such a table and one of outcomes, a row for each stay
     * texts: a .txt file of paragraphs or lines, a .csv, .tsv, .jsonl or .parquet file or a DataFrame with a column of
       sentences and fewer than two of numbers, a folder with such files as train.csv and so on, one of .txt files (each
       a sample), one in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/), a list of strings, (strings, labels)
@@ -47,6 +49,10 @@ def open_source(spec: Any = None, **options: Any) -> Any:
     * molecules: a .smi file, a table with a column of SMILES; a list of strings with kind="molecule"
     * graphs: torch_geometric Data or a sequence of them, the folder of a Planetoid or TU set with its raw files, a
       folder with nodes.csv and edges.csv, or of such folders
+    * skeletons: a folder of .npy (T, J, C) or .csv files (frame, joint, x, y, z), an array (N, T, J, C) with
+      kind="skeleton"
+    * electrocardiograms: a wfdb record or a folder of them; with label="beat" its annotated beats are the samples
+    * trajectories: a .txt file of frame, agent, x, y, or a folder of such scenes
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
       sweeps (.bin)
     * volumes: a NIfTI file (.nii, .nii.gz), a folder of them, or of cases with several scans each (CASE/t1.nii.gz, or
@@ -66,11 +72,12 @@ def open_source(spec: Any = None, **options: Any) -> Any:
     where `spec` is an array. `strict` makes an unreadable sample an error instead of leaving it out. `streaming`
     reads in order instead of by number. `layout` ("NCHW" or "NHWC") and `channels` (1, 3 or 4) are for images:
     without `layout` the channels are the smaller of the first and the last axis of an image, at most 16; without
-    `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` (names of columns to leave
-    out), `na_values` (further words that stand for a missing cell) and `categories` (columns whose numbers are names of
-    categories) are for tables. `kind` ("image", "points", ...)
-    says what the data are where their form leaves it open, as that of bare arrays does: an array (N, H, W) is grey
-    images, (N, P, 3) point clouds, (N, F) a table, unless `kind` says otherwise.
+    `channels` transparency is laid on white, and grey images among RGB become RGB. `ignore` names columns, leads or
+    scenes to leave out; `na_values` (further words that stand for a missing cell) and `categories` (columns whose
+    numbers are names of categories) are for tables. `events` ("stay,time,code,value") names the columns of health
+    records where their names do not tell. `kind` ("image", "points", ...) says what the data are where their form
+    leaves it open, as that of bare arrays does: an array (N, H, W) is grey images, (N, P, 3) point clouds, (N, F) a
+    table, unless `kind` says otherwise.
 
     A long record (a table with a column of dates) is cut into windows of `window` moments, one every `stride` moments,
     within parts by time: `parts` are three shares (training, validation, test; 0.6, 0.2, 0.2 by default), or months of
@@ -107,7 +114,7 @@ def _open(spec: Any, options: Options) -> AnySource:
     mixed = open_mix(spec, options)
     if mixed is not None:
         return mixed
-    for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last):
+    for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last - kind.asked_first):
         try:
             source = kind.open(spec, options)
         except PermissionError as error:  # kinds look into folders before they are sure that they know them

@@ -24,6 +24,7 @@ class Options:
     ignore: tuple[str, ...] = ()
     na_values: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    events: str | None = None
     kind: str | None = None
     window: int | None = None
     stride: int | None = None

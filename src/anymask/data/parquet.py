@@ -105,7 +105,7 @@ def open_parquet(files: list[Path], options: Options, name: str) -> Source:
     column, kind = _sample_column(schema, features, files[0])
     blobs = ParquetBlobs(files, column)
     if not len(blobs):
-        raise DataError(f"{files[0]} has no rows")
+        raise DataError(f"{files[0]} has no rows; give data that hold some")
     settled = kind.settle(blobs, options)
     notes = list(settled.notes)
     if not blobs.small:

@@ -54,6 +54,9 @@ class Source:
                  token_labels: TokenLabels | None = None) -> None:
         self.name, self.columns, self.strict, self.notes = name, dict(columns), strict, list(notes)
         self.label_names = label_names
+        if targets is not None and np.isinf(targets).any():
+            self.notes.append(f"{int(np.isinf(targets).sum()):,} targets are infinite and left out")
+            targets = np.where(np.isinf(targets), np.nan, targets)
         self.current_split: str | None = None
         self._ids, self._row_labels, self._row_groups, self._row_targets = ids, labels, groups, targets
         self._row_token_labels = token_labels

@@ -91,7 +91,7 @@ class StreamSource:
             if n == position:  # nothing there: beyond the end, or empty
                 self.length = self.length or sum(1 for _ in self.records.open(0))
                 if not self.length:
-                    raise DataError(f"the stream {self.name} is empty")
+                    raise DataError(f"the stream {self.name} is empty; give data that hold something")
                 position %= self.length
             else:
                 self.length, position = n, 0

@@ -39,11 +39,22 @@ def svm_folds(
     right, fold = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=int)
     split = StratifiedKFold if groups is None else StratifiedGroupKFold
     for n, (train, test) in enumerate(split(folds, shuffle=True, random_state=seed).split(x, y, groups)):
-        inner = None if groups is None else StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+        inner = None if groups is None else _inner(y[train], groups[train], seed)
         search = GridSearchCV(SVC(random_state=seed), {"C": STRENGTHS}, cv=inner)
         search.fit(x[train], y[train], groups=None if groups is None else groups[train])
         right[test], fold[test] = search.predict(x[test]) == y[test], n
     return right, fold
+
+
+def _inner(y: np.ndarray, groups: np.ndarray, seed: int) -> Any:
+    """5 folds of a training part by group, or as many as its smallest class has groups."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    least = min(len(np.unique(groups[y == c])) for c in np.unique(y))
+    if least < 2:
+        raise DataError("a training part holds one group only of some class, so nothing can be chosen on it; give more "
+                        "folds, or data of more groups")
+    return StratifiedGroupKFold(min(5, least), shuffle=True, random_state=seed)
 
 
 def fold_table(

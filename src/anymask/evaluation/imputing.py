@@ -66,7 +66,7 @@ def impute_cells(
     holds numbers."""
     model = run if isinstance(run, Model) else (run if isinstance(run, Run) else Run.open(run)).model(trained=trained)
     check_imputes(model.tokenizer, model.target)
-    data = source if isinstance(source, Source) else open_source(source)
+    data = source if isinstance(source, Source) else open_source(source, kind="table")
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to impute it")
     field = model.schema.fields[model.tokenizer.field]

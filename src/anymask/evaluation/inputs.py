@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ def raw_input(source: Source, schema: Schema, *, batch_size: int = 256) -> np.nd
     more than 4,096 values; cells of tables standardised, missing ones at the mean and indicated. The row of a sample
     that cannot be read is NaN."""
     limit = RAW // len(schema.fields)
+    schema = replace(schema, fields={name: kind_of(f.kind).uncut(f) for name, f in schema.fields.items()})
     flat = lambda batch: [
         kind_of(field.kind).flat(batch[name], field, limit) for name, field in schema.fields.items()
     ]

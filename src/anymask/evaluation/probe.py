@@ -73,6 +73,31 @@ def linear_probe(
         return _scores(classes, test @ weight[0] + bias[0], test_y, c)
 
 
+def log_odds(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    *,
+    reference: np.ndarray | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+) -> np.ndarray:
+    """(M,) log-odds of the higher of two classes, by the logistic regression of `linear_probe`; arguments as there.
+
+    Raises:
+        EvaluateError: as `linear_probe`.
+    """
+    classes, y = _classes(train_x, train_y, test_x, np.zeros(len(test_x)))
+    if len(classes) != 2:
+        raise EvaluateError(f"log-odds are of two classes, not of {len(classes)}")
+    with _threads_for(np.size(train_x) * len(strengths) + np.size(test_x)):
+        x, test = _standardised(train_x, test_x, train_x if reference is None else reference)
+        c = _choose(x, y, strengths, seed) if torch.bincount(y).min() >= FOLDS else ONE_LABEL
+        weight, bias = logistic_regression(x, y, [c])
+        logits = test @ weight[0] + bias[0]
+    return (logits[:, 1] - logits[:, 0]).numpy()
+
+
 def knn(
     train_x: np.ndarray,
     train_y: np.ndarray,

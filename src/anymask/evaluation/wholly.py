@@ -36,6 +36,9 @@ def rebuilt(model: Model, sample: Sample, number: int) -> tuple[Tensor, Tensor, 
     own = (tokens.kinds == number).expand(tokens.shape)
     valid = torch.ones_like(own) if tokens.valid is None else tokens.valid
     shown = (valid & ~own).sum(1)  # B
+    if not (shown > 0).any():  # no sample has another set
+        x = joined(tokens.x)
+        return x, x, torch.zeros_like(x, dtype=torch.bool)
     step = hide(model, step, own.float(), shown)
     made, x = content(model, model.predict(step)), joined(tokens.x)
     there = (own & valid & (shown > 0)[:, None])[..., None] & ~x.isnan()

@@ -16,7 +16,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 from anymask.data import Source, open_source
 from anymask.engine import Model
 from anymask.evaluation.features import Pool, embed_source, encoder
-from anymask.evaluation.imputing import check_imputes, impute
+from anymask.evaluation.imputing import check_imputes, impute, impute_cells
+from anymask.interop import mixed
 from anymask.interop.plain import InteropError
 from anymask.recipe import Recipe, Size, find
 from anymask.train import pretrain_model
@@ -41,8 +42,9 @@ class MaskedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     Args:
         recipe: slug, file or Recipe; None = the default of the kind of data: remasker for rows of a table, mae for
             images.
-        sample_shape: None = a row of X is a row of a table, NaN a missing cell. (H, W) or (C, H, W) = a row of X is an
-            image, flattened in this order; uint8 stays as it is, other numbers become float32.
+        sample_shape: None = a row of X is a row of a table, NaN a missing cell; X may then hold text, categories and
+            dates as well (a DataFrame, or an array of objects), see `anymask.data.open_source`. (H, W) or (C, H, W) =
+            a row of X is an image, flattened in this order; uint8 stays as it is, other numbers become float32.
         mask_ratio: share that is hidden, the recipe's argument `mask.ratio`; None = the recipe's own.
         changes: what else is different from the recipe: {"optimiser.lr": 1e-3}.
         size: name or Size of the model; None = "nano" for images up to 16 pixels, "tiny" for larger ones, "micro" for
@@ -90,7 +92,7 @@ class MaskedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def fit(self, X: ArrayLike, y: object = None) -> MaskedEncoder:
         """Trains on the rows of X (n_samples, n_features); y is not used."""
-        source = self._source(self._validated(X, fit=True))
+        source = self._opened(X, fit=True)
         self.model_, self.recipe_ = _pretrained(self, source, self.recipe)
         self._n_features_out = self._embedded(source.subset([0])).shape[1]
         return self
@@ -98,7 +100,13 @@ class MaskedEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def transform(self, X: ArrayLike) -> np.ndarray:
         """(n_samples, features) float32 of the rows of X."""
         check_is_fitted(self)
-        return self._embedded(self._source(self._validated(X, fit=False)))
+        return self._embedded(self._opened(X, fit=False))
+
+    def _opened(self, X: Any, *, fit: bool) -> Source:
+        if self.sample_shape is None and mixed.is_mixed(X):
+            _checked_mixed(self, X, fit=fit)
+            return mixed.source_of(X)
+        return self._source(self._validated(X, fit=fit))
 
     def _validated(self, X: ArrayLike, *, fit: bool) -> np.ndarray:
         if self.sample_shape is None:
@@ -138,6 +146,10 @@ class MaskedImputer(TransformerMixin, BaseEstimator):
     """Fills missing cells (NaN) of tables with the predictions of a model that is pre-trained by masking on the rows it
     is fitted to. Cells that are there stay as they are, bit for bit, so the output has X's precision: float32 for
     float32, else float64. Rows without missing cells pass through.
+
+    Where X holds text, categories or dates (a DataFrame, or an array of objects), so does the output, an array of
+    objects: categories and dates are filled in as well. Columns that are not learnt from, as numbers of rows, keep
+    their gaps.
 
     >>> import numpy as np
     >>> from anymask.sklearn import MaskedImputer
@@ -184,8 +196,11 @@ class MaskedImputer(TransformerMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: object = None) -> MaskedImputer:
         """Trains on the rows of X (n_samples, n_features); y is not used."""
-        rows = self._validated(X, fit=True)
         recipe = find(self.recipe or "remasker")
+        self._values: mixed.Values | None = None
+        if mixed.is_mixed(X):
+            return self._fit_mixed(X, recipe)
+        rows = self._validated(X, fit=True)
         check_imputes(getattr(recipe.tokenizer, "part", None), getattr(recipe.target, "part", None))
         self._empty = np.isnan(rows).all(0)
         self.model_, self.recipe_ = _pretrained(self, open_source(rows.astype(np.float64)), recipe)
@@ -194,6 +209,8 @@ class MaskedImputer(TransformerMixin, BaseEstimator):
     def transform(self, X: ArrayLike) -> np.ndarray:
         """The rows of X with their missing cells filled; columns as `keep_empty_features` says."""
         check_is_fitted(self)
+        if self._values is not None:
+            return self._transform_mixed(X)
         filled = self._validated(X, fit=False)
         lacking = np.flatnonzero(np.isnan(filled[:, ~self._empty]).any(1))
         if len(lacking):
@@ -202,6 +219,24 @@ class MaskedImputer(TransformerMixin, BaseEstimator):
         if not self.keep_empty_features:
             return filled[:, ~self._empty]
         filled[np.isnan(filled)] = 0.0
+        return filled
+
+    def _fit_mixed(self, X: Any, recipe: Recipe) -> MaskedImputer:
+        rows = _checked_mixed(self, X, fit=True)
+        check_imputes(getattr(recipe.tokenizer, "part", None), getattr(recipe.target, "part", None))
+        source = mixed.source_of(X)
+        self._empty, self._values = mixed.empty_columns(rows), mixed.Values(rows, mixed.names_of(X), source)
+        self.model_, self.recipe_ = _pretrained(self, source, recipe)
+        return self
+
+    def _transform_mixed(self, X: Any) -> np.ndarray:
+        rows, source = _checked_mixed(self, X, fit=False), mixed.source_of(X)
+        with _home_again(self.model_):
+            cells, levels = impute_cells(self.model_, source)
+        filled = self._values.fill(rows, mixed.names_of(X), source, cells, levels)  # type: ignore[union-attr]
+        if not self.keep_empty_features:
+            return filled[:, ~self._empty]
+        filled[:, self._empty] = 0.0
         return filled
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
@@ -224,6 +259,12 @@ class MaskedImputer(TransformerMixin, BaseEstimator):
 
 # A cell is predicted from others of its row, and a model is not trained on one row; one row can be transformed.
 _LEAST = {True: dict(ensure_min_samples=2, ensure_min_features=2), False: dict(ensure_min_samples=1)}
+
+
+def _checked_mixed(estimator: MaskedEncoder | MaskedImputer, X: Any, *, fit: bool) -> np.ndarray:
+    """(N, F) objects, their number and names of columns checked against those of the fit."""
+    rows = validate_data(estimator, X, reset=fit, dtype=None, ensure_all_finite="allow-nan", **_LEAST[fit])
+    return np.array(rows, dtype=object)
 
 
 def _pretrained(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,10 @@ class Scenes(Sets):
     """
 
     takes = "satellite"
+
+    @staticmethod
+    def serves(kind: str, arguments: Mapping[str, Any]) -> bool:
+        return kind == "satellite"
 
     def __init__(
         self,

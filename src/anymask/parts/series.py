@@ -12,6 +12,7 @@ from anymask.engine import Head, Latent, Mask, Model, Part, Sample, Seen, Step, 
 from anymask.parts.encoders import ViT
 from anymask.parts.layers import LayerNorm, Linear, Mlp, init_weights
 from anymask.parts.masks import Scored
+from anymask.parts.targets import spreads
 from anymask.parts.tokenizers import grid_index
 from anymask.recipe import RecipeError
 
@@ -86,21 +87,39 @@ class ChannelPatches(Part):
 
 
 class PatchValues(Part):
-    """The values of the asked patches as the tokenizer scales them, NaN where one is missing: (Q, M, patch)."""
+    """The values of the asked patches as the tokenizer scales them, NaN where one is missing: (Q, M, patch).
 
-    def __init__(self, model: Model):
+    Args:
+        normalise: each patch by its own mean and spread as well.
+    """
+
+    def __init__(self, model: Model, *, normalise: bool = False):
         super().__init__(model)
         (self.stream,) = model.tokenizer.streams
+        self.normalise = normalise
         self.heads = {"patch": Head(model.tokenizer.streams[self.stream])}
         borrows = "each window borrows the mean and spread of the true window, hidden parts too"
         self.borrows = borrows if getattr(model.tokenizer, "instance", False) else None
+        if normalise:
+            self.borrows = "each hidden patch borrows the mean and spread of the true patch"
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
-        return {"patch": take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float()}
+        x = self._asked(step)
+        if self.normalise:
+            mean, spread = spreads(x)
+            x = (x - mean) / spread
+        return {"patch": x}
+
+    def _asked(self, step: Step) -> Tensor:
+        return take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float()
 
     def content(self, step: Step) -> Tensor:
         """Predictions in the units of the tokens' content: (Q, M, patch)."""
-        return step.pred["patch"].float()
+        pred = step.pred["patch"].float()
+        if not self.normalise:
+            return pred
+        mean, spread = spreads(self._asked(step))
+        return pred * spread + mean
 
 
 # Masks.

@@ -37,6 +37,7 @@ class Sets(Patches):
         groups: channels of each set, by number; None = the groups of the kind of data, which are single channels where
             it knows none.
         single: every channel by itself, whatever the groups.
+        square: patches have to be squares, as for a loss of their spectrum.
     """
 
     joint = True  # streams can be put side by side, see `anymask.reports.renderer.joined`
@@ -56,8 +57,13 @@ class Sets(Patches):
         field: str | None = None,
         groups: Sequence[Sequence[int]] | None = None,
         single: bool = False,
+        square: bool = False,
     ):
         super().__init__(model, patch=patch, kind=kind, field=field)
+        wide = [side for side in self.sides if side > 1]
+        if square and (len(wide) != 2 or wide[0] != wide[1]):
+            shape = " x ".join(map(str, self.sides))
+            raise RecipeError(f"this recipe needs square patches, not {shape}; use another one (--recipe)")
         about = model.schema.fields[self.field]
         names = self.named(model, self.field)
         if single:

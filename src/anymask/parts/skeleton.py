@@ -10,6 +10,7 @@ from anymask import keyed
 from anymask.data.kinds._skeletons import centred, dimensions, sizes
 from anymask.engine import Head, Model, Part, Sample, Step, Tokens, take
 from anymask.parts.masks import Scored
+from anymask.parts.targets import spreads
 from anymask.parts.tokenizers import grid_index
 from anymask.recipe import RecipeError
 
@@ -238,11 +239,3 @@ class Motion(Segments):
         for frame in range(self.stride, self.segment):
             made.append(made[frame - self.stride] + move[..., frame - self.stride, :])
         return torch.stack(made, -2).flatten(-2)
-
-
-def spreads(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As `targets.moments` over the values that are there: mean and spread over the last axis, kept."""
-    count = (~x.isnan()).sum(-1, keepdim=True)
-    mean = x.nanmean(-1, keepdim=True).nan_to_num()
-    variance = (x - mean).square().nansum(-1, keepdim=True) / (count - 1).clamp(min=1)
-    return mean, (variance + 1e-6).sqrt()

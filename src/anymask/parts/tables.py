@@ -90,6 +90,18 @@ class CellValues(Part):
         column = take(step.tokens.pos[..., 0].long(), step.mask.ask, step.mask.ask_of)
         return column[..., None] == self.owner
 
+    @property
+    def difference_words(self) -> str:
+        """What `difference` is."""
+        if "categories" not in self.heads:
+            return "mean squared error of the hidden content, in the tokenizer's units,"
+        return "mean of the squared error of hidden numbers, and of 1 for a wrong category,"
+
+    def difference(self, made: Tensor, content: Tensor) -> Tensor:
+        """(B, N) how far content (B, N, 1) that was made is from the true one."""
+        gap = (made - content)[..., 0]
+        return torch.cat([gap[:, : self.numbers].square(), (gap[:, self.numbers :] != 0).float()], 1)
+
     def content(self, step: Step) -> Tensor:
         """(Q, M, 1) predictions of cells as `Cells.together` has them: of categories the likeliest."""
         pred = step.pred.get("cells")

@@ -151,6 +151,14 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.mean(-1, keepdim=True), (x.var(-1, keepdim=True) + 1e-6).sqrt()
 
 
+def spreads(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As `moments` over the values that are there; NaN is a missing one."""
+    count = (~x.isnan()).sum(-1, keepdim=True)
+    mean = x.nanmean(-1, keepdim=True).nan_to_num()
+    variance = (x - mean).square().nansum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    return mean, (variance + 1e-6).sqrt()
+
+
 class Hog(Part):
     """Histograms of oriented gradients (Dalal & Triggs 2005) of the asked patches, cells of one patch side by side
     (MaskFeat, arXiv:2112.09133, section 3.2): (Q, M, C * cells * cells * bins).

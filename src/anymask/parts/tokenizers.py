@@ -65,10 +65,11 @@ class Patches(Part):
         shape = (-1, *[1] * len(space))
         for name, values in (("mean", about.mean), ("std", about.std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(shape), persistent=False)
-        gap = torch.tensor(kind_of(about.kind).blank(about) if kind_of(about.kind).gaps else ())
-        if len(gap):
-            gap = (gap - torch.tensor(about.mean)) / torch.tensor(about.std)
-        self.register_buffer("blank", gap.float().repeat(math.prod(self.sides)), persistent=False)
+        blank = torch.zeros(0)
+        if kind_of(about.kind).gaps:
+            mean, std = torch.tensor(about.mean), torch.tensor(about.std)
+            blank = (torch.tensor(kind_of(about.kind).blank(about)) - mean) / std
+        self.register_buffer("blank", blank.float().repeat(math.prod(self.sides)), persistent=False)
 
     mean: Tensor  # C *1
     std: Tensor

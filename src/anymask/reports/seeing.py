@@ -72,12 +72,12 @@ def _over_training(subject: Subject, name: str) -> str:
     for step, predicted in moments if subject.renderer.layout == "columns" else _spread(moments, BLOCKS):
         made = filled(content, torch.from_numpy(predicted[:few]).float(), known)
         panels.append(Panel(f"step {step:,}", made, visible | known, predicted=known, edges=edges))
-    errors = _error(kept, few)
+    errors = _error(kept, few, subject.model.target)
     hidden = 1 - visible[_real(content)].float().mean()
     caption = (
         f"The same {len(content)} training {subject.renderer.noun} and masks ({hidden:.0%} hidden) at "
-        f"{len(panels) - 2} moments: {_measured(kept)} {errors[0]:.3g} at the start, {errors[-1]:.3g} at the end."
-        f"{_borrowed(subject)}"
+        f"{len(panels) - 2} moments: {_measured(kept, subject.model.target)} {errors[0]:.3g} at the start, "
+        f"{errors[-1]:.3g} at the end.{_borrowed(subject)}"
     )
     return drawn(subject, name, panels, caption)
 
@@ -92,17 +92,24 @@ def _spread(moments: list[Any], count: int) -> list[Any]:
     return [moments[n] for n in sorted({round(n * (len(moments) - 1) / (count - 1)) for n in range(count)})]
 
 
-def _measured(kept: dict[str, np.ndarray]) -> str:
+def _measured(kept: dict[str, np.ndarray], target: Any) -> str:
     classes = kept["content"].ndim == 2
-    return "share of hidden tokens that are wrong" if classes else "mean squared error of the hidden content, in the " \
-        "tokenizer's units,"
+    return "share of hidden tokens that are wrong" if classes else getattr(
+        target, "difference_words", "mean squared error of the hidden content, in the tokenizer's units,"
+    )
 
 
-def _error(kept: dict[str, np.ndarray], few: int) -> list[float]:
+def _error(kept: dict[str, np.ndarray], few: int, target: Any) -> list[float]:
+    """At each moment, over what was hidden and predicted. A target whose content has parts says by `difference` how far
+    one is from another."""
     content, known = kept["content"][:few].astype(np.float32), kept["known"][:few]
     if content.ndim == 2:
         return [float((p[:few] != content)[known].mean()) for p in kept["predicted"]]
-    each_ = [np.square(p[:few].astype(np.float32).reshape(content.shape) - content)[known] for p in kept["predicted"]]
+    made = [p[:few].astype(np.float32).reshape(content.shape) for p in kept["predicted"]]
+    difference = getattr(target, "difference", None)
+    if difference is None:
+        return [float(np.nanmean(np.square(p - content)[known])) for p in made]
+    each_ = [difference(torch.from_numpy(p), torch.from_numpy(content)).numpy()[known] for p in made]
     return [float(np.nanmean(e)) for e in each_]
 
 

@@ -26,6 +26,7 @@ class Lines:
     layout = "blocks"
     samples = 3
     noun, unit = "series", "patches"
+    rest = "and {} more variables"
 
     def __init__(self, model: Model) -> None:
         self.tokenizer = model.tokenizer
@@ -33,12 +34,21 @@ class Lines:
 
     def draw(self, panels: Sequence[Panel]) -> list[Drawing]:
         truth = self.values(panels[0].content)
+        low, high = self.scale(truth)
+        margin = 0.06 * np.maximum(high - low, 1e-6)
+        return [self._drawing(panel, truth, low - margin, high + margin) for panel in panels]
+
+    def scale(self, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest value of each variable of (B, C, T), 0 where all are missing."""
         known = np.isfinite(truth)
         low = np.where(known, truth, np.inf).min((0, 2))
         high = np.where(known, truth, -np.inf).max((0, 2))
         low, high = (np.where(np.isfinite(v), v, 0.0) for v in (low, high))
-        margin = 0.06 * np.maximum(high - low, 1e-6)
-        return [self._drawing(panel, truth, low - margin, high + margin) for panel in panels]
+        return low, high
+
+    def chosen(self, truth: np.ndarray, samples: int) -> Sequence[int]:
+        """The variables of a sample (C, T) that are drawn, where a drawing holds so many samples."""
+        return range(min(len(truth), max(1, MOST // samples)))
 
     def values(self, content: Tensor) -> np.ndarray:
         """Patches (B, C * N, D) as series (B, C, T): in the units of the data, or of each window's own mean and spread
@@ -56,10 +66,11 @@ class Lines:
         shown = np.ones((b, c, patches), dtype=bool) if panel.shown is None else per(panel.shown)
         made = np.zeros((b, c, patches), dtype=bool) if panel.predicted is None else per(panel.predicted)
         values = None if panel.values is None else per(panel.values)
-        variables = min(c, max(1, MOST // b))
-        parts, y = [], 0
+        parts, y, left = [], 0, 0
         for sample in range(b):
-            for variable in range(variables):
+            chosen = self.chosen(truth[min(sample, len(truth) - 1)], b)
+            left = c - len(chosen)
+            for variable in chosen:
                 at = (sample, variable)
                 parts.append(self._words(y, variable, low, high))
                 top = y + TITLE
@@ -76,8 +87,8 @@ class Lines:
                     seen &= ~guess
                 parts.append(_line(np.where(seen, x[at], np.nan), scale, 'stroke="var(--c1)"'))
                 y += TITLE + STRIP + GAP
-        if c > variables:
-            parts.append(f'<text x="0" y="{y + 12}" fill="var(--muted)">and {c - variables} more variables</text>')
+        if left:
+            parts.append(f'<text x="0" y="{y + 12}" fill="var(--muted)">{self.rest.format(left)}</text>')
             y += TITLE
         alt = _alt(panel, x, shown, made, truth)
         body = f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {WIDTH} {y}">'

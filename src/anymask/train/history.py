@@ -76,7 +76,8 @@ class History:
 
     def _features(self, model: Model, batch: dict[str, Tensor]) -> None:
         chunks = [{k: v[i : i + CHUNK] for k, v in batch.items()} for i in range(0, len(batch["index"]), CHUNK)]
-        x = torch.cat([watch.compared(model.embed(chunk)).float() for chunk in chunks])
+        codes = [model.embed(chunk) for chunk in chunks]
+        x = watch.compared(codes[0]) if len(batch["index"]) == 1 else torch.cat([code.mean() for code in codes])
         found = watch.diversity(x)
         self._add("rank", np.float32(found.rank))
         self._add("spread", np.float32(found.spread))

@@ -90,7 +90,7 @@ def _header(path: Path) -> tuple[list[str], str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no UTF-8 text ({error}); save it as UTF-8") from error
     if not line.strip():
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; give data that hold something")
     tabs = path.suffix.lower() == ".tsv" and "\t" in line
     delimiter = "\t" if tabs else max(DELIMITERS, key=line.count)
     return [cell.strip() for cell in next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter))], delimiter
@@ -226,8 +226,8 @@ def finite(column: Raw, where: str) -> Raw:
     bad = np.flatnonzero(np.abs(column.numbers) > LARGEST)
     if len(bad):
         raise DataError(f"table column '{column.name}' of {where} holds infinite numbers, or beyond {LARGEST:.1e}, in "
-                        f"{len(bad):,} of {len(column):,} rows (first: row {int(bad[0]) + 1}); empty those cells, "
-                        f"which makes them missing, or take the logarithm")
+                        f"{len(bad):,} of {len(column):,} rows (first: row {int(bad[0]) + 1}); make them "
+                        f"empty, which is missing, or take the logarithm")
     return column
 
 

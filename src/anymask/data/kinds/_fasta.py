@@ -26,7 +26,7 @@ def records(path: Path) -> Iterator[tuple[str, dict[str, str], str]]:
     """
     text = _texts.read_text(path)
     if not text.strip():
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; give data that hold something")
     head, parts = "", list[str]()
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()

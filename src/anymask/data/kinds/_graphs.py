@@ -289,7 +289,7 @@ def read_csv_graph(folder: Path, label: str | None, ignore: Sequence[str], na_va
     links = _cells.named(_cells.read_csv(folder / "edges.csv", na_values), str(folder / "edges.csv"))
     names = {column.name: column for column in nodes}
     if not nodes or not len(nodes[0]):
-        raise DataError(f"{folder / 'nodes.csv'} has no rows")
+        raise DataError(f"{folder / 'nodes.csv'} has no rows; give data that hold some")
     ids = _ids(names["id"]) if "id" in names else [str(n) for n in range(len(nodes[0]))]
     if len(set(ids)) < len(ids):
         twice = next(one for one in ids if ids.count(one) > 1)

@@ -177,7 +177,8 @@ class SatelliteMeter(Meter):
 
     def field(self) -> Field:
         if not self.shape or not self.count.any():
-            raise DataError(f"no scene of '{self.name}' that was looked at has data")
+            raise DataError(f"no scene of '{self.name}' that was looked at has data; give scenes of which some pixels "
+                            "are not missing")
         about = about_of(self.column)
         names = names_of(self.column, self.shape[0])
         mean = self.total / np.maximum(self.count, 1)

@@ -141,8 +141,8 @@ def from_array(array: np.ndarray, name: str) -> np.ndarray:
         DataError: another shape or type.
     """
     if array.ndim not in (3, 4) or array.dtype.kind not in "iuf":
-        raise DataError(f"{name} has shape {array.shape} and type {array.dtype}; a satellite scene is numbers (H, W, "
-                        "C), or (T, H, W, C) of several dates")
+        raise DataError(f"{name} has shape {array.shape} and type {array.dtype}; give numbers (H, W, C), or "
+                        "(T, H, W, C) of several dates")
     if min(array.shape[-3:-1]) < 8:
         raise DataError(f"{name} has {array.shape[-3]} x {array.shape[-2]} pixels: too few; a satellite scene is (H, "
                         "W, C), or (T, H, W, C) of several dates")

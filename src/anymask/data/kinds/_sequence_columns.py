@@ -126,9 +126,10 @@ def _said(kind: SequenceKind, columns: list[Raw], column: Raw, texts: Sequence[s
 def _only_number(columns: Sequence[Raw], column: Raw) -> tuple[str | None, list[str]]:
     numbers = [one for one in columns if one is not column and one.numbers is not None
                and one.name.lower() not in APART and not _counts(one.numbers)]
-    if len(numbers) == 1:
-        return numbers[0].name, [f"labels are column '{numbers[0].name}', the only one of numbers; label= (--label) "
-                                 "names another"]
+    named = next((one for one in numbers if one.name.lower() == "target"), numbers[0] if len(numbers) == 1 else None)
+    if named is not None:
+        why = "" if named.name.lower() == "target" else ", the only one of numbers"
+        return named.name, [f"labels are column '{named.name}'{why}; label= (--label) names another"]
     names = some([f"'{one.name}'" for one in numbers], 12)
     return None, [f"columns of numbers that label= (--label) may name: {names}"] if numbers else []
 

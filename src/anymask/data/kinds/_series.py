@@ -40,7 +40,7 @@ def dated_column(columns: Sequence[_cells.Raw], where: str) -> int | None:
     """The place of the first column of dates; None where there is none.
 
     Raises:
-        DataError: most cells of a column are dates, and some are not.
+        DataError: most cells of a column are dates and some are not, and no other column holds text, as in a table.
     """
     for place, column in enumerate(columns):
         if column.text is None:
@@ -48,7 +48,7 @@ def dated_column(columns: Sequence[_cells.Raw], where: str) -> int | None:
         wrong = [row for row, cell in enumerate(column.text) if cell is None or not DATE.match(cell)]
         if not wrong and len(column):
             return place
-        if 2 * len(wrong) < len(column):
+        if 2 * len(wrong) < len(column) and not texts_beside(columns, (), place):
             raise DataError(f"column '{column.name}' of {where} holds dates, but not in {len(wrong):,} of "
                             f"{len(column):,} rows (first: row {wrong[0] + 1}, {column.text[wrong[0]]!r}); mend these, "
                             "or read it as a table (--kind table)")
@@ -80,7 +80,7 @@ def record_of(columns: list[_cells.Raw], options: Options, name: str) -> Record:
         DataError: no number in it, text between numbers, dates that are not one after another at equal distances.
     """
     if not columns or not len(columns[0]):
-        raise DataError(f"{name} has no rows")
+        raise DataError(f"{name} has no rows; give data that hold some")
     columns = _cells.named(columns, name)
     for ignored in options.ignore:
         _cells.taken(columns, ignored, "ignore=", name)

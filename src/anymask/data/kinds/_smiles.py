@@ -71,7 +71,7 @@ def read_smi(path: Path, options: Options) -> list[Raw]:
     """
     rows = [line.split() for line in _texts.read_text(path).splitlines() if line.strip()]
     if not rows:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; give data that hold something")
     head = rows[0] if rows[0][0].lower() in ("smiles", "canonical_smiles") else None
     rows = rows[1:] if head else rows
     width = max((len(row) for row in rows), default=1)

@@ -86,7 +86,7 @@ def open_file(path: Path, options: Options) -> Source:
                         "group= out, or give a .csv or .jsonl file")
     texts, notes = _texts.paragraphs(_texts.read_text(path))
     if not texts:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; give data that hold something")
     return _source(texts, options, path.name, notes=notes)
 
 
@@ -153,7 +153,7 @@ def used(columns: list[_cells.Raw], options: Options, name: str) -> list[_cells.
         DataError: no rows, two columns of one name, or none of a name to be ignored.
     """
     if not columns or not len(columns[0]):
-        raise DataError(f"{name} has no rows")
+        raise DataError(f"{name} has no rows; give data that hold some")
     columns = _cells.named(columns, name)
     for ignored in options.ignore:
         _cells.taken(columns, ignored, "ignore=", name)

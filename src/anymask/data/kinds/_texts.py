@@ -103,7 +103,7 @@ def _read_csv(path: Path, options: Options, limit: int | None) -> list[Raw]:
     lines = text.splitlines(keepends=True)
     first = next((line for line in lines if line.strip()), "")
     if not first:
-        raise DataError(f"{path} is empty")
+        raise DataError(f"{path} is empty; give data that hold something")
     mark = "\t" if tabs and "\t" in first else max((",", ";", "\t", "|"), key=first.count)
     before = csv.field_size_limit(sys.maxsize)
     try:

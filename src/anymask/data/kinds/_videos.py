@@ -26,6 +26,7 @@ FILES = frozenset([".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".mpg", ".mp
 PICTURES = _pictures.ENDINGS - {".npy", ".gif"}
 WHOLE_BYTES = 2**27  # a video that is no larger than this when decoded is decoded once, and whole
 LOST = 0.05  # share of the promised frames that may lack at the end, as some writers count wrongly
+FASTEST = 960.0  # frames a second
 FORMATS = {1: "gray", 3: "rgb24"}
 
 
@@ -309,15 +310,19 @@ def peek(blob: Blob) -> Header:
     if blob.data == b"" or (isinstance(blob.data, Path) and blob.data.is_file() and not blob.data.stat().st_size):
         raise Unreadable(blob.name, "the file is empty (0 bytes)")
     with opened(blob) as (av, container, stream):
-        rate = stream.guessed_rate or stream.average_rate
-        count = stream.frames
-        if not count and rate and (stream.duration or container.duration):
-            seconds = (
-                stream.duration * float(stream.time_base) if stream.duration else container.duration / av.time_base
-            )
-            count = max(1, round(seconds * float(rate)))
+        rate = _rate(float(stream.guessed_rate or stream.average_rate or 0))
+        seconds = stream.duration * float(stream.time_base) if stream.duration and stream.time_base else None
+        seconds = container.duration / av.time_base if seconds is None and container.duration else seconds
+        count = stream.frames or (max(1, round(seconds * rate)) if rate and seconds else 0)
         if not count:  # nothing says how long it lasts
             count = sum(1 for packet in container.demux(stream) if packet.size)
         if not count or not stream.width or not stream.height:
             raise Unreadable(blob.name, "it holds no frames")
-        return Header(count=count, rate=float(rate) if rate else None, size=(stream.height, stream.width))
+        if rate is None and seconds:
+            rate = _rate(count / seconds)
+        return Header(count=count, rate=rate, size=(stream.height, stream.width))
+
+
+def _rate(rate: float) -> float | None:
+    """Frames a second; None for what is no rate of frames, but of a clock that they are timed by."""
+    return rate if 0 < rate <= FASTEST else None

@@ -71,7 +71,8 @@ class AudioKind(Kind):
                 bad[row] = error.reason
         if not heads:
             row = next(iter(bad))
-            raise DataError(f"none of {len(blobs)} sound files can be read; first: {blobs[row].name} ({bad[row]})")
+            raise DataError(f"none of {len(blobs)} sound files can be read; first: {blobs[row].name} ({bad[row]}); "
+                            "save them again, or give others")
         rates = Counter(head.rate for head in heads.values())
         rate = _rate(options) or rates.most_common(1)[0][0]
         lengths = np.zeros(len(blobs), dtype=np.int64)
@@ -208,9 +209,11 @@ class AudioKind(Kind):
         return self.pad(tones(count, field.shape[0], int(field.more["rate"]), seed), 8)[0]
 
     def patch(self, field: Field) -> tuple[int, ...]:
-        """Bands and frames: 16 of each, as the papers, for sounds of 2 s and more; 8 from 0.6 s on; else 4."""
-        frames = _mel.frames_of(field.sizes[1][0], front_of(field))
-        return (16 if frames >= 200 else 8 if frames >= 60 else 4,) * 2
+        """An eighth of the bands, as the papers' 16 of 128, and 16 frames where the median sound has 200 and more, 8
+        from 60 on, else 4."""
+        front = front_of(field)
+        frames = _mel.frames_of(field.sizes[1][0], front)
+        return front.mels // 8, 16 if frames >= 200 else 8 if frames >= 60 else 4
 
     def augmentable(self, field: Field) -> str:
         return "sounds are used as they are, but for a random part of long ones: not augmented"

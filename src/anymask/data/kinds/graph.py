@@ -46,6 +46,7 @@ class GraphColumn(Column):
 
 class GraphKind(Kind):
     name = "graph"
+    held_in = "a folder with nodes.csv and edges.csv, or a raw set of Planetoid or TU"
     varies = True  # in the number of nodes
     endings: frozenset[str] = frozenset()
     recipe = "graphmae"

@@ -68,6 +68,8 @@ def sound(sweep: np.ndarray, name: str) -> np.ndarray:
     wrong = ~np.isfinite(sweep).all(1)
     if wrong.any():
         raise Unreadable(name, f"point {int(np.argmax(wrong))} holds a number that is not finite")
+    if len(sweep) and not sweep[:, :3].any():
+        raise Unreadable(name, "all its points lie at the sensor, as in a file of zeros")
     far = np.abs(sweep[:, :3]).max(1, initial=0) > FARTHEST
     if far.any():
         raise Unreadable(name, f"point {int(np.argmax(far))} is more than {FARTHEST:,.0f} m away: these are no float32 "
@@ -271,7 +273,7 @@ class LidarMeter(Meter):
         whole = sum(self.counts)
         if not whole:
             raise DataError(f"no window of '{self.name}' that was looked at, up to {REACH:g} m from the sensor, has a "
-                            "point: are the coordinates in metres in the sensor's frame?")
+                            "point; give coordinates in metres, the sensor at (0, 0, 0)")
         mean = self.total / whole
         std = np.sqrt(np.maximum(self.square / whole - mean**2, 0))
         std = np.where(std > 1e-6, std, 1.0)
@@ -353,7 +355,8 @@ def _sweeps(item: Any) -> list[np.ndarray]:
     """An array (n, C), or (N, n, C) with NaN behind sweeps of fewer points."""
     array = np.asarray(item.detach().cpu() if isinstance(item, torch.Tensor) else item)
     if array.ndim not in (2, 3) or array.shape[-1] < 3 or array.dtype.kind not in "fiu":
-        raise DataError(f"a sweep is an array (n, 3 or more) of numbers, not {array.shape} of {array.dtype}")
+        raise DataError(f"a sweep is an array (n, 3 or more) of numbers, not {array.shape} of {array.dtype}; give such "
+                        "arrays")
     each = [array] if array.ndim == 2 else list(array)
     return [sweep[~np.isnan(sweep).all(1)] for sweep in (one.astype(np.float32) for one in each)]
 

@@ -19,6 +19,7 @@ SCAFFOLD = "scaffold"  # what group= asks for
 
 class MoleculeKind(SequenceKind):
     name = "molecule"
+    held_in = "a .smi file, or a table with a column of SMILES"
     columns = ("smiles", "canonical_smiles", "isomeric_smiles", "molecule", "smile", "mol")
     files = _smiles.ENDINGS
     alphabet = Alphabet(letters=_smiles.LETTERS, pattern=_smiles.PATTERN, grows=True)

@@ -30,6 +30,7 @@ ALIGNED = 160  # places that differ, at most, of sequences that are compared pla
 
 class ProteinKind(SequenceKind):
     name = "protein"
+    held_in = "a .fasta file, or a table with a column of sequences"
     columns = ("protein", "sequence", "protein_sequence", "aa_sequence", "amino_acid_sequence", "mutated_sequence",
                "primary", "seq", "sequences")  # fmt: skip
     files = _fasta.ENDINGS

@@ -68,9 +68,7 @@ class SatelliteKind(Kind):
     asked_endings = frozenset({*_scenes.TIFF, ".npy"})
     recipe = "satmae"
     samples_seen, most_epochs = 6_000, 100
-    on_grid = True
-    lazy = True
-    gaps = True
+    on_grid = gaps = True
     renderer = "anymask.reports.satellites:Composites"
 
     def open(self, spec: Any, options: Options) -> Source | None:
@@ -119,7 +117,9 @@ class SatelliteKind(Kind):
         """Windows of the scenes in a file or a folder."""
         files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in _scenes.TIFF)
         found: list[np.ndarray] = []
-        names, notes, about = [], [], About()
+        names: list[str] = []
+        notes: list[str] = []
+        about = About()
         for file in files:
             blob = Blob(file.name, file)
             try:
@@ -156,7 +156,8 @@ class SatelliteKind(Kind):
                 bad[row] = error.reason
         if not shapes:
             row = min(bad)
-            raise DataError(f"none of {len(blobs)} scenes can be read; first: {blobs[row].name} ({bad[row]})")
+            raise DataError(f"none of {len(blobs)} scenes can be read; first: {blobs[row].name} ({bad[row]}); save "
+                            "them again, or give others")
         counts = [shape[0] for shape in shapes.values()]
         bands = max(set(counts), key=counts.count)
         bad |= {row: f"it has {s[0]} bands, most have {bands}" for row, s in shapes.items() if s[0] != bands}

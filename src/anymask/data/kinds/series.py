@@ -37,6 +37,7 @@ EXAMPLE = (2, 48)  # variables and moments of made-up series
 
 class SeriesKind(Kind):
     name = "series"
+    held_in = "a table with a column of dates, or a .ts file"
     endings: frozenset[str] = frozenset()  # a file holds many samples
     asked_endings = frozenset({".npy"})
     recipe = "patchtst"
@@ -230,12 +231,19 @@ def waves(count: int, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def _object(item: Any, name: str) -> np.ndarray:
-    array = np.asarray(item.detach().cpu() if isinstance(item, Tensor) else item, dtype=np.float32)
+    array = _numeric(np.asarray(item.detach().cpu() if isinstance(item, Tensor) else item), name)
     return array[None] if array.ndim == 1 else array
 
 
+def _numeric(array: np.ndarray, name: str) -> np.ndarray:
+    """float32. Raises DataError for what is no number."""
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name} holds values of type {array.dtype}, not numbers; give an array of numbers")
+    return array.astype(np.float32)
+
+
 def _checked(array: np.ndarray, name: str) -> np.ndarray:
-    out = array.astype(np.float32)
+    out = _numeric(array, name)
     if np.isinf(out).any():
         raise DataError(f"{name} holds infinite numbers, or beyond {_cells.LARGEST:.1e}; make them NaN, which is "
                         "missing")
@@ -306,7 +314,7 @@ def _from_list(spec: Any, options: Options) -> Source:
     if isinstance(spec, (np.ndarray, Tensor)):
         spec = list(spec)
     if not spec:
-        raise DataError("the list of series is empty")
+        raise DataError("the list of series is empty; give data that hold something")
     series = []
     for n, item in enumerate(spec):
         value = _object(item, f"series {n}")

@@ -40,7 +40,7 @@ class SkeletonKind(Kind):
     asked_endings = frozenset({".npy", ".csv"})
     recipe = "mamp"
     renderer = "anymask.reports.skeletons:Figures"
-    samples_seen, most_epochs = 60_000, 200
+    samples_seen, most_epochs = 40_000, 200
     elastic = True
 
     def open(self, spec: Any, options: Options) -> AnySource | None:
@@ -69,7 +69,7 @@ class SkeletonKind(Kind):
         if not found:
             first = min(bad)
             raise DataError(f"none of {len(blobs)} skeleton sequences can be read; first: {blobs[first].name} "
-                            f"({bad[first]})")
+                            f"({bad[first]}); save them again, or give others")
         (channels, count), _ = Counter((one.channels, one.values.shape[1]) for one in found).most_common(1)[0]
         joints = next(one.joints for one in found if (one.channels, one.values.shape[1]) == (channels, count))
         names = edges = None

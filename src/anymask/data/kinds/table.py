@@ -102,6 +102,7 @@ def _single(array: np.ndarray) -> np.ndarray:
 
 class TableKind(Kind):
     name = "table"
+    held_in = "a table of numbers (.csv, .tsv, .parquet)"
     endings: frozenset[str] = frozenset()  # a file holds many samples
     asked_last = True  # a file of rows may be of another kind
     recipe = "remasker"
@@ -344,7 +345,7 @@ def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again:
                   ids: list[str] | None = None) -> Source:
     """A source of the columns that can be learnt from, but for label, group and split. `again` opens another split."""
     if not columns or not len(columns[0]):
-        raise DataError(f"{name} has no rows")
+        raise DataError(f"{name} has no rows; give data that hold some")
     columns = _cells.named(columns, name)
     for ignored in options.ignore:
         _cells.taken(columns, ignored, "ignore=", name)
@@ -363,3 +364,4 @@ def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again:
 
 
 KIND = TableKind()
+__all__ = ["KIND", "TableColumn", "TableKind", "cells_of", "levels_of", "table_of", "with_cells", "with_target"]

@@ -100,6 +100,7 @@ def as_text(value: np.ndarray) -> str:
 
 class TextKind(Kind):
     name = "text"
+    held_in = "a table with a column of sentences"
     endings = frozenset((".txt",))
     incidental = True
     columns: Sequence[str] = _texts.NAMES

@@ -93,7 +93,8 @@ class VideoKind(Kind):
                 bad[row] = error.reason
         if not seconds:
             first = min(bad)
-            raise DataError(f"none of {n} videos can be read; first: {blobs[first].name} ({bad[first]})")
+            raise DataError(f"none of {n} videos can be read; first: {blobs[first].name} ({bad[first]}); save them "
+                            "again, or give others")
         longest, name = max(seconds)
         notes = [f"{sum(s > LONG for s, _ in seconds)} videos last longer than {LONG:.0f} s (longest: {name}, "
                  f"{longest:.0f} s), and each is one sample, of which one clip is taken at a time; cut them into "

@@ -23,7 +23,7 @@ from ..columns import Blobs, Column
 from ..errors import DataError, SchemaError
 from ..kind import Kind, Meter, Settled
 from ..options import Options
-from ..schema import Field
+from ..schema import Field, Schema
 from ..source import Source
 from . import _volumes
 from ._volumes import Case, Held, Scan
@@ -31,7 +31,7 @@ from ._volumes import Case, Held, Scan
 CROP = 48  # voxels a side of a sample, unless asked for (--window)
 SMALLEST = 16
 PLAIN = "volume"  # what the only modality of volumes without names is called
-EXAMPLE = (2, 24, 16, 16)  # made-up crops are no cubes, so that axes cannot be confused
+EXAMPLE = (2, 12, 8, 8)  # made-up crops are no cubes, so that axes cannot be confused
 RAW = 12  # values a side of raw input
 
 
@@ -177,8 +177,9 @@ def _fill_edges(volume: np.ndarray, dark: float) -> None:
 
 
 def _patch(space: Sequence[int]) -> int:
-    """8 voxels, from crops of 96 on 16 (BM-MAE, arXiv:2505.00568), and less where these do not fit."""
-    return next((p for p in (16 if min(space) >= 96 else 8, 8, 6, 5, 4) if not any(n % p for n in space)), 8)
+    """8 voxels, in crops from 96 on 16 (BM-MAE, arXiv:2505.00568), below 32 4; and less where these do not fit."""
+    side = 16 if min(space) >= 96 else 8 if min(space) >= 32 else 4
+    return next((p for p in (side, 8, 6, 5, 4) if p <= side and not any(n % p for n in space)), side)
 
 
 def _array(data: Any) -> Any:
@@ -191,8 +192,7 @@ class VolumeKind(Kind):
     asked_endings = frozenset({".npy"})
     recipe = "mae"
     samples_seen, most_epochs = 12_000, 200
-    on_grid = True
-    gaps = True
+    on_grid = gaps = True
     renderer = "anymask.reports.volumes:Slices"
 
     def open(self, spec: Any, options: Options) -> Source | None:
@@ -212,8 +212,11 @@ class VolumeKind(Kind):
             return source_of([(f"volume {n}", [(f"volume {n}", a)]) for n, a in enumerate(arrays)], options)
         return None
 
+    def recipe_for(self, schema: Schema) -> str:
+        return "bm-mae" if any(f.kind == self.name and f.shape[0] > 1 for f in schema.fields.values()) else self.recipe
+
     def settle(self, blobs: Blobs, options: Options) -> Settled:
-        raise DataError("volumes are NIfTI files in a folder, or arrays with kind='volume'")
+        raise DataError("volumes are NIfTI files, or arrays with kind='volume'")
 
     def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
         return None  # `open` takes arrays
@@ -293,12 +296,10 @@ class VolumeKind(Kind):
 
     def flat(self, values: Tensor, field: Field, limit: int) -> Tensor:
         shift = torch.tensor(field.mean).view(-1, 1, 1, 1)
-        x = (values - shift).nan_to_num()
-        return torch.nn.functional.adaptive_avg_pool3d(x, _side(field, limit)).flatten(1)
+        return torch.nn.functional.adaptive_avg_pool3d((values - shift).nan_to_num(), _side(field, limit)).flatten(1)
 
     def flattened(self, field: Field, limit: int) -> str:
-        side = _side(field, limit)
-        return f"averaged to {side} x {side} x {side} values a scan, what is missing at the mean"
+        return f"averaged to {_side(field, limit)} values along each axis of a scan, what is missing at the mean"
 
     def example_field(self, name: str) -> Field:
         x = blobs(64, EXAMPLE, 0)
@@ -360,10 +361,8 @@ class VolumeMeter(Meter):
     most = 200  # crops
 
     def __init__(self, name: str, column: Volumes) -> None:
-        self.name, self.column = name, column
-        count = len(column.modalities)
-        self.voxels = np.zeros(count)
-        self.total, self.square = np.zeros(count), np.zeros(count)
+        self.name, self.column, count = name, column, len(column.modalities)
+        self.voxels, self.total, self.square = np.zeros(count), np.zeros(count), np.zeros(count)
         self.low, self.high = np.inf, -np.inf
 
     def add(self, name: str, value: Any) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from anymask.data import DataError, Source, ordered_loader, split_source
-from anymask.data.kinds.table import with_cells
+from anymask.data.kinds._categories import categories_of
+from anymask.data.kinds.table import levels_of, with_cells
 from anymask.evaluation.classical import IMPUTERS, min_max, rmse, wasserstein
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.missing import MECHANISMS, make_missing
@@ -39,8 +40,10 @@ def evaluate(
     RMSE is over the removed cells, Wasserstein the mean over columns of the distance between the true and the filled
     column, both in per cent of the column's range in the training part. Where the test part has labels, the last column
     is the accuracy of a linear probe (C = 1) that learns from filled rows and is judged on complete ones, in 5 folds of
-    the test part; its row "complete" learns from complete rows. Figures are means over draws of the removed cells, with
-    a 95 % interval (Student's t).
+    the test part; its row "complete" learns from complete rows. Where there are categories, RMSE and Wasserstein are
+    over the columns of numbers, and a column says how many removed categories are filled right, in per cent; classical
+    imputers then see them one-hot, and the largest of what they fill in is taken. Figures are means over draws of the
+    removed cells, with a 95 % interval (Student's t).
 
     The run learnt before and sees only the incomplete rows; the classical imputers learn from the training part and
     from the incomplete test part together. ReMasker's own protocol is another one: all methods are fitted on one
@@ -58,9 +61,11 @@ def evaluate(
         EvaluateError: the run is not of tables; an unknown mechanism, baseline or rate.
         SchemaError: the data do not fit the model.
     """
-    from anymask.evaluation.imputing import impute
+    from anymask.evaluation.imputing import impute_cells
 
     field = _table_field(run)
+    about = run.schema.fields[field]
+    mixed = Mixed(about.shape[0], [group.size for group in categories_of(about).values()])
     rates = (rates,) if isinstance(rates, (int, float)) else tuple(rates)
     mechanisms, baselines = (v.split(",") if isinstance(v, str) else tuple(v) for v in (mechanisms, baselines))
     _check(rates, mechanisms, draws, baselines)
@@ -71,29 +76,31 @@ def evaluate(
         names = [name for name, none in zip(run.schema.fields[field].columns, unknown) if none]
         notes.append(f"columns without a cell in the training part are not judged: {', '.join(names)}")
         truth[:, unknown] = np.nan
-    low, spread = min_max(known)
+    low, spread = mixed.scale(*min_max(known))
     known, truth = (known - low) / spread, (truth - low) / spread
 
     def by_run(x: np.ndarray, seed: int) -> np.ndarray:
-        return (impute(run, with_cells(held, x * spread + low, run.schema.fields[field].columns)) - low) / spread
+        cells, _ = impute_cells(run, with_cells(held, x * spread + low, about.columns, levels_of(about)))
+        return (cells - low) / spread
 
     fills: dict[str, Fill] = {f"{run.recipe.slug} (this run)": by_run}
-    fills |= {BASELINES[name]: _classical(name, known) for name in baselines}
-    labels, complete = _labels(held, notes), IMPUTERS["mean"](truth)
+    fills |= {BASELINES[name]: _classical(name, known, mixed) for name in baselines}
+    labels, complete = _labels(held, notes), mixed.filled(IMPUTERS["mean"], truth)
     rows: list[Sequence[Any]] = []
     for mechanism in mechanisms:
         for rate in rates:
             masks = [make_missing(truth, mechanism=mechanism, rate=rate, seed=seed + d) for d in range(draws)]
             for name, fill in fills.items():
-                scores = [_scores(truth, complete, m, fill, labels, seed + d) for d, m in enumerate(masks)]
+                scores = [_scores(truth, complete, m, fill, labels, seed + d, mixed) for d, m in enumerate(masks)]
                 figures = [interval(100 * np.array(column), digits=2) for column in zip(*scores)]
                 rows.append((mechanism, rate, name, *figures))
                 if progress:
                     print(f"{mechanism}, {rate} missing, {name}: RMSE {figures[0]}", flush=True)
     if labels is not None:
-        best = interval(100 * np.array([_probed(complete, complete, labels, seed + d) for d in range(draws)]), digits=2)
-        rows.append((None, None, "complete", None, None, best))
-    heads = ("mechanism", "rate", "method", "RMSE", "Wasserstein", *(["probe"] if labels is not None else []))
+        plain = mixed.one_hot(complete)
+        best = interval(100 * np.array([_probed(plain, plain, labels, seed + d) for d in range(draws)]), digits=2)
+        rows.append((None, None, "complete", *[None] * len(mixed.measures), best))
+    heads = ("mechanism", "rate", "method", *mixed.measures, *(["probe"] if labels is not None else []))
     notes.append(f"RMSE and Wasserstein distance are in % of a column's range; means over {draws} draws of the cells")
     notes.append("the run learnt before; classical imputers learn from training part and incomplete test part together")
     title = f"imputation of {len(held):,} test rows of {held.name}, {truth.shape[1]} columns, {run.recipe.slug}"
@@ -148,8 +155,50 @@ def _cells(run: Run, source: Source, field: str, batch_size: int) -> np.ndarray:
     return out
 
 
-def _classical(name: str, known: np.ndarray) -> Fill:
-    return lambda x, seed: IMPUTERS[name](x, more=known, seed=seed)
+class Mixed:
+    """Cells (N, F) of which the first columns are numbers and the others categories, `sizes` of each."""
+
+    def __init__(self, columns: int, sizes: Sequence[int]) -> None:
+        self.numbers, self.sizes = columns - len(sizes), list(sizes)
+        self.measures = ["RMSE", "Wasserstein"] * (self.numbers > 0) + ["categories right"] * bool(sizes)
+
+    def scale(self, low: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest value and range of the numbers; categories stay as they are."""
+        own = np.arange(len(low)) < self.numbers
+        return np.where(own, low, 0.0), np.where(own, spread, 1.0)
+
+    def one_hot(self, x: np.ndarray) -> np.ndarray:
+        """(N, F'), a missing category missing in all its columns."""
+        parts = [x[:, : self.numbers]]
+        for column, size in zip(x[:, self.numbers :].T, self.sizes):
+            parts.append(np.where(np.isnan(column)[:, None], np.nan, column[:, None] == np.arange(size)))
+        return np.concatenate(parts, 1)
+
+    def filled(self, imputer: Callable[..., np.ndarray], x: np.ndarray, **options: Any) -> np.ndarray:
+        """What an imputer of numbers makes of it."""
+        if not self.sizes:
+            return imputer(x, **options)
+        made, start = imputer(self.one_hot(x), **options), self.numbers
+        columns = [made[:, : self.numbers]]
+        for size in self.sizes:
+            columns.append(made[:, start : start + size].argmax(1).astype(np.float64)[:, None])
+            start += size
+        return np.where(np.isnan(x), np.concatenate(columns, 1), x)
+
+    def errors(self, truth: np.ndarray, filled: np.ndarray, missing: np.ndarray) -> list[float]:
+        n, found = self.numbers, list[float]()
+        if n:
+            parts = truth[:, :n], filled[:, :n], missing[:, :n]
+            found += [rmse(*parts) if parts[2].any() else np.nan, wasserstein(*parts[:2])]
+        if self.sizes:
+            right = (truth == filled)[:, n:][missing[:, n:]]
+            found.append(float(right.mean()) if len(right) else np.nan)
+        return found
+
+
+def _classical(name: str, known: np.ndarray, mixed: Mixed) -> Fill:
+    more = mixed.one_hot(known) if mixed.sizes else known
+    return lambda x, seed: mixed.filled(IMPUTERS[name], x, more=more, seed=seed)
 
 
 def _labels(held: Source, notes: list[str]) -> np.ndarray | None:
@@ -165,12 +214,15 @@ def _labels(held: Source, notes: list[str]) -> np.ndarray | None:
 
 
 def _scores(
-    truth: np.ndarray, complete: np.ndarray, missing: np.ndarray, fill: Fill, labels: np.ndarray | None, seed: int
-) -> tuple[float, ...]:
+    truth: np.ndarray, complete: np.ndarray, missing: np.ndarray, fill: Fill, labels: np.ndarray | None, seed: int,
+    mixed: Mixed,
+) -> tuple[float, ...]:  # fmt: skip
     incomplete = np.where(missing, np.nan, truth)
     filled = np.where(missing, fill(incomplete, seed), complete)
-    error = rmse(truth, filled, missing), wasserstein(truth, filled)
-    return error if labels is None else (*error, _probed(filled, complete, labels, seed))
+    error = mixed.errors(truth, filled, missing)
+    if labels is None:
+        return tuple(error)
+    return (*error, _probed(mixed.one_hot(filled), mixed.one_hot(complete), labels, seed))
 
 
 def _probed(filled: np.ndarray, complete: np.ndarray, labels: np.ndarray, seed: int) -> float:

@@ -15,6 +15,7 @@ from anymask.data import DataError, Source, infer_schema, split_source
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.masked import batches, frozen
 from anymask.evaluation.metrics import confusion, mean_iou
+from anymask.reports.renderer import joined
 from anymask.run import Run
 from anymask.table import Figure, Table
 
@@ -52,6 +53,8 @@ def evaluate(
     The head is one linear layer from a token's feature, standardised, to the classes; for pixels its logits are
     upsampled bilinearly. It is trained by AdamW on the cross-entropy; its weight decay is chosen by the loss on a fifth
     of the training samples, then it is trained on all. Intervals are 95 % of a bootstrap over test samples.
+
+    Of tokens of several sets or dates at one place, as bands and dates of a satellite have, the mean is taken.
 
     Args:
         targets: classes of the source's samples, in their order: an integer array (N, H, W) of pixels, for images of
@@ -135,18 +138,21 @@ def _part(run: Run, source: Source, y: np.ndarray, trained: bool | None, batch_s
     for sample in batches(model, run.schema, source, batch_size=batch_size, progress=progress):
         tokens = model.tokenizer(sample)
         if trained is None:
-            (x,) = tokens.x.values()
+            x = joined(tokens.x)
             width = {n: -d for n, d in model.tokenizer.streams.items() if d < 0}
             x = F.one_hot(x, *width.values()).float() if width else x.float()
         else:
             x = model.embed(sample).x.float()
+        grid = tokens.grid
+        if getattr(model.tokenizer, "joint", False):
+            x, grid = _by_place(x, tokens.valid, model.tokenizer.grid, mean=trained is not None)
         found.append(x.cpu())
         index.append(sample["index"].cpu())
-        grids.add((tokens.grid, tuple(x.shape[1:])))
+        grids.add((grid, tuple(x.shape[1:])))
     if len(grids) != 1:
         raise DataError(f"samples of {source.name} differ in size, and targets are one array; cut all to one size")
     grid, shape = grids.pop()
-    patch = getattr(model.tokenizer, "patch", 1)
+    patch = getattr(model.tokenizer, "sides", (1,))[-1]
     if y.ndim == 2 and y.shape[1] != shape[0]:
         raise DataError(f"targets are for {y.shape[1]} tokens a sample; this model's tokenizer makes {shape[0]}")
     if y.ndim == 3:
@@ -157,6 +163,19 @@ def _part(run: Run, source: Source, y: np.ndarray, trained: bool | None, batch_s
                 "and targets of one size"
             )
     return Part(torch.cat(found), torch.from_numpy(y)[torch.cat(index)], grid if y.ndim == 3 else None, patch)
+
+
+def _by_place(
+    x: Tensor, valid: Tensor | None, grid: tuple[int, ...], *, mean: bool
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Tokens of several sets or dates (B, L * places, D) as one for each place of the last two axes of a grid: their
+    mean (B, places, D), or side by side (B, places, L * D)."""
+    h, w = grid[-2:]
+    x = x.unflatten(1, (-1, h * w))  # B L P D
+    if not mean:
+        return x.nan_to_num().permute(0, 2, 1, 3).flatten(2), (h, w)
+    real = torch.ones_like(x[..., :1]) if valid is None else valid.unflatten(1, (-1, h * w))[..., None].to(x.dtype)
+    return (x * real).sum(1) / real.sum(1).clamp(min=1), (h, w)
 
 
 # The head.

@@ -63,12 +63,16 @@ def evaluate(
             for name, (made, truth, there) in _made(models, linear, sample, number).items():
                 found.setdefault((number, name), []).extend(_errors(models["pre-trained model"], made, truth, there))
     rows: list[Sequence[Any]] = []
+    lacking = {names[number] for (number, _), errors in found.items() if not errors}
     for (number, name), errors in found.items():
+        if not errors:
+            continue
         mean = np.array(errors)
         decibels = np.array([psnr(max(e, 1e-12), field.high - field.low) for e in errors])
         rows.append((names[number], name, interval(np.sqrt(mean)), interval(decibels)))
     title = f"whole sets of {len(held):,} samples of {held.name}, each rebuilt from the others, {run.recipe.slug}"
     notes = ["mean and 95 % interval over samples"]
+    notes += [f"no test sample has both '{name}' and another set" for name in sorted(lacking)]
     borrows = getattr(models["pre-trained model"].target, "borrows", None)
     if borrows:
         notes.append(f"of the models, {borrows}; other fillings take nothing from the truth")

@@ -29,7 +29,7 @@ claim = Claim(
     on="fsdd",
     smallest_effect=1.0,
     size="nano",
-    epochs=60,
+    epochs=10,
     samples=1500,
     batch_size=64,
 )

@@ -41,8 +41,8 @@ claim = Claim(
     better_than=lambda r: r.but({"corruption.bands": 0.0, "corruption.noisy": 0.0}),
     on="fsdd",
     smallest_effect=1.0,
-    size="nano",
-    epochs=30,
+    size="pico",
+    epochs=15,
     samples=1500,
     batch_size=64,
 )

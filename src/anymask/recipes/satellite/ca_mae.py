@@ -20,7 +20,7 @@ def ca_mae(r):
         Not reproduced: these runs; standardising each image by itself; the spectrum is that of a patch.
     """
     return r.but(
-        tokenizer=P(Sets, single=True),
+        tokenizer=P(Sets, single=True, square=True),
         mask=P(Random, ratio=0.75),
         corruption=P(Drop),
         stem=P(SharedEmbed),
