@@ -162,7 +162,8 @@ class Model(nn.Module):
 
     Args:
         stages: stage name -> callable that takes the model under construction and returns the part; `extras` is a
-            sequence of them; `loss` is a function (pred, goal) -> (Q, M), or a dict of them by head;
+            sequence of them; `loss` is a function (pred, goal) -> (Q, M), or a dict of them by head, in place of which
+            a target may bring `losses`, a dict by head;
             `positions` is a callable (model, width) -> module, which stem and decoder use.
         schema: of the data, see `anymask.data.Schema`.
         size: width, depth, heads and decoder, see `anymask.recipe.Size`.
@@ -185,8 +186,10 @@ class Model(nn.Module):
         self._positions = stages["positions"]
         for name in STAGES[:-2]:
             setattr(self, name, stages[name](self))
-        loss = stages["loss"]
-        self.losses = {head: loss[head] if isinstance(loss, Mapping) else loss for head in self.target.heads}
+        loss, own = stages["loss"], getattr(self.target, "losses", {})
+        self.losses = {
+            head: loss[head] if isinstance(loss, Mapping) else own.get(head, loss) for head in self.target.heads
+        }
         self.extras = nn.ModuleList(extra(self) for extra in stages.get("extras", ()))
         for part in self.parts():
             part.attach(self)

@@ -155,11 +155,12 @@ class Recipe:
 
     @property
     def kind(self) -> str | None:
-        """The kind of data that it is about: what its tokenizer takes."""
+        """The kind of data that it is about: what its tokenizer takes; None where that is several."""
         tokenizer = self.tokenizer
         if not isinstance(tokenizer, P):
             return None
-        return tokenizer.args.get("kind") or getattr(tokenizer.part, "takes", None)
+        taken = tokenizer.args.get("kind") or getattr(tokenizer.part, "takes", None)
+        return taken if isinstance(taken, str) else None
 
     def serves(self, kind: str) -> bool:
         """Whether it can be trained on a kind of data."""

@@ -29,10 +29,11 @@ na_values = click.option("--na", "na_values", multiple=True, metavar="WORD", hel
 window = click.option("--window", type=int, help="Moments of a sample, of a long record that is cut into windows.")
 stride = click.option("--stride", type=int, help="Moments from one window to the next; by default 1.")
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
-kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, points, ...), where it is open.")
+kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, mix, ...), where it is open.")
 text = click.option("--text", metavar="COLUMN", help="Column of the texts.")
 tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, bytepair, a tokenizer.json, or a run.")
 vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
+derive = click.option("--derive", metavar="PART,...", help="Parts to train on: image, and luma, edges, colours of it.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")
 number: dict[str, Any] = dict(
     default="auto", show_default=True, metavar="N|auto", callback=lambda c, p, v: number_or_auto(v)
@@ -56,7 +57,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),
         click.option("--precision", type=click.Choice(["auto", "bf16", "fp32"]), default="auto", show_default=True),
         image_size, kind, window, stride, parts, label, group, strict, ignore, na_values, text, tokenizer, vocabulary,
-        cased, changing,
+        cased, derive, changing,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -129,7 +130,8 @@ def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> A
     from anymask.data import open_source
 
     as_before = (
-        "na_values", "strict", "kind", "window", "stride", "parts", "text", *(("label", "group") if labelled else ())
+        "na_values", "strict", "kind", "window", "stride", "parts", "text", "derive",
+        *(("label", "group") if labelled else ())
     )  # fmt: skip
     saved = {name: value for name, value in run.settings.get("opening", {}).items() if name in as_before}
     return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})

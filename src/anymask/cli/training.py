@@ -41,7 +41,8 @@ def pretrain(source: str | None, changes: tuple[str, ...], quiet: bool, probe_la
     SOURCE is a folder of images (with or without class folders or metadata.csv), a folder of parquet or .npy files, a
     table (.csv, .tsv or .parquet), a time series (a table with a column of dates, a .ts file or a folder of them),
     texts (.txt, .csv, .jsonl or a folder of them), graphs, a folder of point clouds (.ply, .off, ...) or lidar sweeps
-    (.bin), or a .parquet, .npy or .npz file.
+    (.bin), or a .parquet, .npy or .npz file; or samples of several parts: a folder of folders with matching names of
+    files (rgb/0001.jpg, depth/0001.png), or a description (mix.toml).
     """
     from anymask.train import pretrain
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from anymask.contract.subject import ContractError, Subject, asked_rows, edited, predictions, seeded
 from anymask.data.kind import kind_of
 from anymask.engine import Latent, Mask, Model, Sample, Step, Tokens, everything
+from anymask.parts.several import tokenizer_of
 
 PADDING, ORDER = "padding", "order"
 
@@ -117,8 +119,9 @@ def _step_ignores_padding(model: Model, sample: Sample, tokens: Tokens) -> None:
     """A training step of samples of several lengths."""
     more, _ = padded(tokens, model)
     shorter = more.valid.clone()  # type: ignore[union-attr]
+    place = shorter.long().cumsum(1)  # of a real token among the real ones, from 1
     for b in range(1, len(shorter), 2):
-        shorter[b, int(shorter[b].sum()) * 2 // 3 :] = False
+        shorter[b, place[b] > int(shorter[b].sum()) * 2 // 3] = False
     step = Step(sample, more._replace(valid=shorter), None, aux={})  # type: ignore[arg-type]
     step = step._replace(mask=model.mask(step, model))
     _only_real(step.mask, shorter)
@@ -167,25 +170,30 @@ def _only_real(mask: Mask, valid: Tensor) -> None:
 def _extent(model: Model, subject: Subject) -> list[str]:
     """Values of several sizes in one batch, as the loader pads them: one patch more at the end of each axis."""
     names = [n for n, f in subject.schema.fields.items() if kind_of(f.kind).on_grid and n in subject.batch]
-    sides = getattr(model.tokenizer, "sides", None)
-    if len(names) != 1 or sides is None:
-        return []
-    name, values = names[0], subject.batch[names[0]]
+    for name in names:
+        sides = getattr(tokenizer_of(model.tokenizer, name), "sides", None)
+        if sides is not None and (len(names) == 1 or tokenizer_of(model.tokenizer, name) is not model.tokenizer):
+            _padded_field(model, subject, name, sides)
+    return []
+
+
+def _padded_field(model: Model, subject: Subject, name: str, sides: Sequence[int]) -> None:
+    values = subject.batch[name]
     more = [n for side in reversed(sides) for n in (0, side)]
     big = torch.nn.functional.pad(values, more, value=7)
     extent = torch.tensor(values.shape[2:]).expand(len(values), len(sides))
-    small, large = model.embed(subject.batch), model.embed({**subject.batch, name: big, "extent": extent})
+    extents = {"extent" if len(subject.schema.fields) == 1 else f"{name}.extent": extent}
+    small, large = model.embed(subject.batch), model.embed({**subject.batch, name: big, **extents})
     if large.ok is None:
         raise ContractError(
             PADDING,
             f"the tokenizer takes padding of {name} for content",
             "mark tokens outside sample['extent'] invalid",
         )
-    gap = _gap(small.x.flatten(0, 1), large.x[large.ok])
+    gap = _gap(small.x.flatten(0, 1) if small.ok is None else small.x[small.ok], large.x[large.ok])
     if gap:
         raise ContractError(
             PADDING,
             f"embeddings of {name}s move by up to {gap:.2g} when they are padded in a batch",
             "compute positions and masks of the real tokens only",
         )
-    return []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from anymask.contract.subject import ContractError, Subject, seeded
 from anymask.data.kind import kind_of
 from anymask.engine import Model, Sample, Step, scored
+from anymask.parts.several import tokenizer_of
 
 GRADIENTS, FITS, COMPILES, REPEATS = "gradients", "fits", "compiles", "repeats"
 STEPS = 600  # of the fit at most
@@ -115,9 +116,9 @@ def best_constant(model: Model, step: Step, head: str) -> float:
     starts = [torch.zeros(like.shape[-1])]
     values = goal.flatten(0, 1) if ok is None else goal[ok.expand(goal.shape[:2])]
     if not goal.is_floating_point():
-        starts.append(
-            values.flatten().bincount(minlength=like.shape[-1])[: like.shape[-1]].float().clamp(min=1e-3).log()
-        )
+        each = goal.shape[-1] if goal.ndim == like.ndim else 1  # classes of a token: one, or one a pixel; -1 = none
+        counts = values[values >= 0].bincount(minlength=like.shape[-1] // each)[: like.shape[-1] // each]
+        starts.append(counts.float().clamp(min=1e-3).log().repeat(each))
     elif goal.shape == like.shape:
         values = values.float()  # NaN where a goal has no value
         starts += [values.nanmean(0).nan_to_num(), values.nanmedian(0).values.nan_to_num()]
@@ -224,8 +225,9 @@ def _other_lengths(subject: Subject, model: Model) -> list[Step]:
     elastic = [n for n, f in subject.schema.fields.items() if kind_of(f.kind).elastic and n in batch]
     if not elastic:
         return []
-    pitch, steps = int(model.tokenizer.pitch[-1]), []
+    pitch = {n: int(tokenizer_of(model.tokenizer, n).pitch[-1]) for n in elastic}
+    steps = []
     for cut in (1, 2, 3):
-        sample: Sample = {**batch, **{n: batch[n][..., : -cut * pitch].contiguous() for n in elastic}}
+        sample: Sample = {**batch, **{n: batch[n][..., : -cut * pitch[n]].contiguous() for n in elastic}}
         steps.append(model.hide(sample))
     return steps

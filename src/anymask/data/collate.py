@@ -25,15 +25,14 @@ def tensor(array: np.ndarray) -> Tensor:
 
 
 def stack(name: str, values: Sequence[np.ndarray | None], field: Field) -> Batch:
-    """A part whose values are of one shape; and where it is present, if not everywhere. Missing ones are 0."""
+    """A part whose values are of one shape; and where it is present, if not everywhere. What stands for missing ones
+    the kind says."""
     there = [v is not None for v in values]
     if all(there):
         return {name: tensor(np.stack(values))}  # type: ignore[arg-type]
-    out = np.zeros((len(values), *field.shape), dtype=field.dtype)
-    for row, value in zip(out, values):
-        if value is not None:
-            row[...] = value
-    return {name: tensor(out), f"{name}.present": torch.tensor(there)}
+    absent = kind_of(field.kind).absent(field)
+    filled = np.stack([absent if value is None else value for value in values])
+    return {name: tensor(filled), f"{name}.present": torch.tensor(there)}
 
 
 def padded(name: str, values: Sequence[np.ndarray | None], field: Field, multiple: int | Sequence[int], *, only: bool

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .errors import Unreadable
 from .kind import Blob, Kind, Settled, Value
+
+if TYPE_CHECKING:
+    from .schema import Field
 
 
 class Blobs(Protocol):
@@ -77,6 +80,15 @@ class Column(ABC):
         """Stored size of a row, None where it is not known without reading."""
         return None
 
+    @property
+    def origin(self) -> Column:
+        """The column that knows the names, pieces and so on of what it holds: itself, unless it picks from another."""
+        return self
+
+    def aligned(self, field: Field) -> Column:
+        """This column with its values laid out as in the field, see `Kind.align`."""
+        return self.kind.align(self, field)
+
 
 class BlobColumn(Column):
     """Values decoded from blobs."""
@@ -134,6 +146,63 @@ class ArrayColumn(Column):
 
     def nbytes(self, row: int) -> int:
         return int(np.prod(self.array.shape[1:])) * self.array.dtype.itemsize
+
+
+class Picked(Column):
+    """Rows of another column, by number; -1 where this part of a sample is missing."""
+
+    def __init__(self, column: Column, rows: np.ndarray) -> None:
+        self.column, self.rows = column, np.asarray(rows, dtype=np.int64)
+        self.kind, self.shape, self.dtype = column.kind, column.shape, column.dtype
+        self.in_memory = column.in_memory
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, row: int) -> Value | None:
+        return None if self.rows[row] < 0 else self.column.read(int(self.rows[row]))
+
+    def batch(self, rows: np.ndarray) -> np.ndarray | None:
+        at = self.rows[rows]
+        return None if (at < 0).any() else self.column.batch(at)
+
+    def lengths(self) -> np.ndarray | None:
+        known = self.column.lengths()
+        return None if known is None else np.where(self.rows < 0, 0, known[self.rows])
+
+    def raw(self, row: int) -> bytes:
+        return b"" if self.rows[row] < 0 else self.column.raw(int(self.rows[row]))
+
+    def nbytes(self, row: int) -> int | None:
+        return 0 if self.rows[row] < 0 else self.column.nbytes(int(self.rows[row]))
+
+    @property
+    def origin(self) -> Column:
+        return self.column.origin
+
+    def aligned(self, field: Field) -> Column:
+        inner = self.column.aligned(field)
+        return self if inner is self.column else Picked(inner, self.rows)
+
+
+class Absent(Column):
+    """A part that no sample has."""
+
+    def __init__(self, kind: Kind, count: int) -> None:
+        self.kind, self.count, self.shape, self.dtype = kind, count, None, None
+        self.in_memory = True
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, row: int) -> None:
+        return None
+
+    def nbytes(self, row: int) -> int:
+        return 0
+
+    def aligned(self, field: Field) -> Column:
+        return self
 
 
 class ItemColumn(Column):

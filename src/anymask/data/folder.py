@@ -134,6 +134,8 @@ def _open_table(root: Path, table: Path, options: Options) -> Source:
         raise DataError(f"{table}: file_name must name files of one kind; known endings are "
                         f"{_endings(options.kind)} (first: {names[0]})")
     labels, label_names, notes = _table_labels(rows, table, options)
+    if options.kind is None:
+        notes = notes + _beside(rows, table, kinds[0][0])
     groups = None
     if options.group is not None:
         groups = np.array([str(v) for v in _column(rows, options.group, table, "group")])
@@ -188,6 +190,13 @@ def _table_labels(rows: list[dict[str, Any]], table: Path,
         return *encode([r.get("label") for r in rows], "column 'label'"), []
     except DataError as error:  # nobody asked for these labels, and pre-training needs none
         return None, None, [f"no labels are used: {error}"]
+
+
+def _beside(rows: list[dict[str, Any]], table: Path, kind: Kind) -> list[str]:
+    """Which further parts of the samples the table holds."""
+    found = ((other, name) for other in asked_kinds(None) if other is not kind for name in other.columns)
+    return next(([f"column '{name}' of {table.name} is {other.name}, which is not used; --kind mix trains on both"]
+                 for other, name in found if name in rows[0]), [])
 
 
 def _listing(root: Path) -> list[str]:

@@ -82,10 +82,12 @@ class Kind(ABC):
     most_epochs: int = 120  # ... and epochs at most
     on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
+    parts: str = ""  # "module:NAME" of its parts beside other fields, see `anymask.parts.several`; '' = its recipe's
     fewest: int = 2  # samples that can be pre-trained on
     asked_last: bool = False  # True: `open` takes what no other kind has taken
     incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any
     columns: Sequence[str] = ()  # names of columns of a data set that hold values of this kind, beside its own name
+    folders: Sequence[str] = ()  # names of folders that hold values of this kind, beside folders of other parts
     elastic: bool = False  # True: a batch may hold values of another size than the field's, along the last axis
     varies: bool = False  # True: a training batch holds values of several lengths, `field.shape[0]` at most, see `pad`
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .collate import Batch
+from .columns import Absent, Column
 from .errors import DataError
 from .kind import kind_of
 from .ordered import OrderedSteps
@@ -19,6 +20,7 @@ from .stream import StreamSource
 from .training import Steps, StreamSteps
 
 Augments = Any  # a callable, or a mapping from part to callable
+Multiple = int | Sequence[int] | Mapping[str, int | Sequence[int]]
 
 
 class Loader:
@@ -92,20 +94,20 @@ def training_loader(source: AnySource, schema: Schema, *, batch_size: int, steps
 
 
 def ordered_loader(source: AnySource, schema: Schema, *, batch_size: int, workers: int | Literal["auto"] = 0,
-                   size: int | tuple[int, int] | None = None, multiple: int | Sequence[int] = 1, max_side: int = 1024,
+                   size: int | tuple[int, int] | None = None, multiple: Multiple = 1, max_side: int = 1024,
                    fixed: bool = False) -> Loader:
     """Every sample once, in order, nothing random; keys are keyed.keys(0, 0, index).
 
-    Images keep their sizes: within a batch they are padded with 0 at the bottom and right to a multiple of `multiple`
-    (one number, or one for each axis), and `extent` (B, 2) int64 has the true (H, W); values of other kinds likewise,
-    with an extent for each of their axes. It is absent where every value fills its batch. With several such
-    parts the name is `<part>.extent`. A side longer than `max_side` is scaled down to it (see `loader.notes`); `size`,
-    one side or (H, W), makes all images one size instead (short side resized, centre cropped), and `fixed` the size of
-    training. A batch of more than
-    2**26 positions is handed out in parts, so there may be more batches than `len`. A sample that cannot be read is
-    left out and named in `source.skipped`: `index` says which samples are there.
+    Images keep their sizes: within a batch they are padded with 0 at the bottom and right to a multiple of
+    `multiple` (one number, or one for each axis; of several parts, a mapping from part to these), and `extent` (B,
+    2) int64 has the true (H, W); values of other kinds likewise, with an extent for each of their axes. It is
+    absent where every value fills its batch. With several such parts the name is `<part>.extent`. A side longer
+    than `max_side` is scaled down to it (see `loader.notes`); `size`, one side or (H, W), makes all images one size
+    instead (short side resized, centre cropped), and `fixed` the size of training. A batch of more than 2**26
+    positions is handed out in parts, so there may be more batches than `len`. A sample that cannot be read is left
+    out and named in `source.skipped`: `index` says which samples are there.
     """
-    if batch_size < 1 or min((multiple,) if isinstance(multiple, int) else multiple) < 1 or max_side < 1:
+    if batch_size < 1 or _least(multiple) < 1 or max_side < 1:
         raise DataError(f"ordered_loader needs positive numbers; got batch_size={batch_size}, multiple={multiple}, "
                         f"max_side={max_side}")
     if isinstance(source, StreamSource):
@@ -123,9 +125,21 @@ def ordered_loader(source: AnySource, schema: Schema, *, batch_size: int, worker
 
 
 def aligned(source: Source, schema: Schema) -> Source:
-    """The source with its values laid out as in the schema: the same object where they are already."""
-    columns = {name: kind_of(field.kind).align(source.columns[name], field) for name, field in schema.fields.items()}
-    return source.with_columns(columns) if any(source.columns[n] is not c for n, c in columns.items()) else source
+    """The source with its values laid out as in the schema, and with the parts of several that it lacks as missing
+    ones: the same object where they are already."""
+    columns: dict[str, Column] = {}
+    for name, field in schema.fields.items():
+        column = source.columns.get(name)
+        there = column is not None or len(schema.fields) == 1
+        columns[name] = source.columns[name].aligned(field) if there else Absent(kind_of(field.kind), source.total)
+    same = all(source.columns.get(name) is column for name, column in columns.items())
+    return source if same else source.with_columns(columns)
+
+
+def _least(multiple: Multiple) -> int:
+    if isinstance(multiple, Mapping):
+        return min((_least(each) for each in multiple.values()), default=1)
+    return multiple if isinstance(multiple, int) else min(multiple)
 
 
 def _workers(asked: int | str, in_memory: bool, most: int = 8) -> int:

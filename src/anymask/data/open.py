@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from . import finding
 from .arrays import as_numpy, from_array, open_digits, open_npy, open_npz
+from .derive import derived
 from .errors import DataError
 from .folder import open_file, open_folder
 from .kind import asked_kinds
+from .mix import open_mix
 from .objects import as_stream, hugging_face, open_hf, open_torch
 from .options import Options
 from .parquet import open_parquet
@@ -28,7 +31,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
                 channels: int | None = None, ignore: str | Sequence[str] = (),
                 na_values: str | Sequence[str] = (), kind: str | None = None, window: int | None = None,
                 stride: int | None = None, parts: str | Sequence[float] | None = None, text: str | None = None,
-                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False) -> Any:
+                tokenizer: Any = None, vocabulary: int | None = None, cased: bool = False,
+                derive: str | Sequence[str] | None = None) -> Any:
     """A source from a path or an object.
 
     `spec` is None or "digits" (embedded), or
@@ -47,6 +51,8 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
       folder with nodes.csv and edges.csv, or of such folders
     * point clouds: a folder of .ply, .off or .xyz files, an array (N, P, 3), a list of arrays (P, 3); a folder of lidar
       sweeps (.bin)
+    * several parts of each sample, any of them missing in some: a description (mix.toml, mix.json) or the same as a
+      dict, a dict of parts {"rgb": ..., "text": ...}, a folder of folders with matching names (see `anymask.data.mix`)
     * any of them as .npy, .npz, NumPy array, torch tensor, (x, y), torch Dataset or IterableDataset, Hugging Face
       Dataset, DatasetDict or IterableDataset, as far as it can hold them.
 
@@ -67,6 +73,9 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
     "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
     of a tokenizer.json or of another run, or a tokenizer of the library tokenizers.
 
+    With `kind="mix"`, or `text`, a folder of images with metadata.csv is read as images with their texts. `derive`
+    names the parts that samples are to have: their own and what is made of their image, "luma", "edges", "colours".
+
     Returns a Source, or a StreamSource for streams. Raises DataError, which names what is wrong and the mend.
     """
     options = Options(split=split, strict=strict, label=label, group=group, streaming=streaming, layout=layout,
@@ -74,9 +83,19 @@ def open_source(spec: Any = None, *, split: str | None = None, strict: bool = Fa
                       window=window, stride=stride, parts=_numbers(parts), text=text, tokenizer=tokenizer,
                       vocabulary=vocabulary, cased=cased)
     source = _open(spec, options)
+    names = _listed(derive)
+    if names:
+        if not isinstance(source, Source):
+            raise DataError("parts are derived (--derive) from samples by number, and this is a stream")
+        source = derived(source, names)
     if streaming and isinstance(source, Source):
         return as_stream(source)
     return source
+
+
+def _listed(given: str | Sequence[str] | None) -> tuple[str, ...]:
+    words = given.split(",") if isinstance(given, str) else given or ()
+    return tuple(word.strip() for word in words if word.strip())
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -98,6 +117,9 @@ def _numbers(given: str | Sequence[float] | None) -> tuple[float, ...] | None:
 
 
 def _open(spec: Any, options: Options) -> AnySource:
+    mixed = open_mix(spec, options)
+    if mixed is not None:
+        return mixed
     for kind in sorted(asked_kinds(options.kind), key=lambda kind: kind.asked_last):
         source = kind.open(spec, options)
         if source is not None:
@@ -136,7 +158,7 @@ def _open_path(path: Path, options: Options) -> AnySource:
     if not there:
         raise DataError(f"{path} does not exist{_near(path)}")
     if path.is_dir():
-        return open_folder(path, options)
+        return finding.found(path, options) or open_folder(path, options)
     if not os.access(path, os.R_OK):
         raise DataError(f"no permission to read {path}; change it: chmod u+r {path}")
     ending = path.suffix.lower()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class OrderedSteps(Dataset[Any]):
     """Item n is the n-th run of batch_size samples: ([batches], row -> reason of what was unreadable), or an error."""
 
     def __init__(self, source: Source, schema: Schema, batch_size: int, size: tuple[int, int] | None,
-                 multiple: int | Sequence[int],
+                 multiple: int | Sequence[int] | Mapping[str, int | Sequence[int]],
                  max_side: int, fixed: bool) -> None:
         self.source, self.schema, self.batch_size, self.size = source, schema, batch_size, size
         self.multiple, self.max_side, self.kinds, self._labels = multiple, max_side, source.kinds, source.labels
@@ -73,7 +73,8 @@ class OrderedSteps(Dataset[Any]):
         out: Batch = {}
         for name, field in self.schema.fields.items():
             values = [s[name] for _, s in samples]
-            out |= padded(name, values, field, self.multiple, only=len(self.schema.fields) == 1)
+            multiple = self.multiple.get(name, 1) if isinstance(self.multiple, Mapping) else self.multiple
+            out |= padded(name, values, field, multiple, only=len(self.schema.fields) == 1)
             self.kinds[name].check(out[name].numpy(), lambda row: self.source.called(int(index[row])))
         labels = None if self._labels is None else self._labels[index]
         return {**out, **marks(index, labels, 0, 0)}

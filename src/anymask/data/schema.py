@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -92,6 +92,9 @@ class Schema:
         """
         notes: list[str] = []
         for name, field in self.fields.items():
+            if name not in other.fields and set(self.fields) & set(other.fields):
+                notes.append(f"{other.source} has no part '{name}': it counts as missing in every sample")
+                continue
             if name not in other.fields:
                 have = ", ".join(other.fields) or "nothing"
                 alike = any(theirs.kind == field.kind for theirs in other.fields.values())
@@ -138,13 +141,13 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
     if source.count is not None and source.count < fewest:
         raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least {fewest}: add more "
                         "data (a trained model embeds single files)")
-    columns = source.columns
-    meters = {name: kind.meter(name, size, columns.get(name)) for name, kind in source.kinds.items()}
-    if source.count is None:
-        _measure_stream(source, meters)
-    else:
-        _measure_rows(source, meters)
-    fields = {name: meter.field() for name, meter in meters.items()}
+    origins = {name: column.origin for name, column in source.columns.items()}
+    sized = size if len(source.kinds) == 1 else None
+    meters = {name: kind.meter(name, sized, origins.get(name)) for name, kind in source.kinds.items()}
+    missing = _measure_stream(source, meters) if source.count is None else _measure_rows(source, meters)
+    fields = {name: replace(meter.field(), missing=missing[name]) for name, meter in meters.items()}
+    if sized != size:
+        fields = {name: _sized(field, size) for name, field in fields.items()}
     targets = None if isinstance(source, StreamSource) else source.targets
     known = np.zeros(0) if targets is None else targets[np.isfinite(targets)]
     span = (float(known.min()), float(known.max())) if len(known) else None
@@ -152,26 +155,44 @@ def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None
                   fingerprint=source.fingerprint(), notes=tuple(source.notes), targets=span)
 
 
-def _measure_rows(source: AnySource, meters: dict[str, Any]) -> None:
+def _sized(field: Field, size: Any) -> Field:
+    """Of several parts those that have a height and a width are made one size."""
+    return kind_of(field.kind).resized(field, (size, size) if isinstance(size, int) else size)
+
+
+def _measure_rows(source: AnySource, meters: dict[str, Any]) -> dict[str, float]:
+    """Shows a seeded choice of samples to the meters, to each as many as it wants; gives the share of those that lack
+    its part."""
     assert not isinstance(source, StreamSource)
-    for index, sample in source.sample(max(meter.most for meter in meters.values())):
-        for name, meter in meters.items():
-            meter.add(source.called(index), sample[name])
+    seen, gone = dict.fromkeys(meters, 0), dict.fromkeys(meters, 0)
+    most = max(meter.most for meter in meters.values())
+    for n, index in enumerate(np.random.default_rng(0).permutation(len(source))[:most]):
+        wanted = [name for name, meter in meters.items() if n < meter.most and not meter.full]
+        sample = source.try_read(int(index), wanted) if wanted else None
+        if sample is None:
+            continue
+        for name in wanted:
+            seen[name] += 1
+            gone[name] += sample[name] is None
+            meters[name].add(source.called(int(index)), sample[name])
         if all(meter.full for meter in meters.values()):
-            return
+            break
+    return {name: gone[name] / max(1, seen[name]) for name in meters}
 
 
-def _measure_stream(source: AnySource, meters: dict[str, Any]) -> None:
+def _measure_stream(source: AnySource, meters: dict[str, Any]) -> dict[str, float]:
     assert isinstance(source, StreamSource)
-    n = 0
+    n, gone = 0, dict.fromkeys(meters, 0)
     for sample in source.iterate(0):
         for name, meter in meters.items():
+            gone[name] += sample[name] is None
             meter.add(f"sample {n}", sample[name])
         n += 1
         if n == max(meter.most for meter in meters.values()) or all(meter.full for meter in meters.values()):
             break
     if n < 2:
         raise DataError(f"the stream {source.name} holds {n} sample(s); pre-training needs at least 2: add more data")
+    return {name: count / n for name, count in gone.items()}
 
 
 def _labels(source: AnySource) -> Labels | None:

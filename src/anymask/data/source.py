@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from .columns import ArrayColumn, Column
+from .columns import ArrayColumn, Column, Picked
 from .errors import DataError, Unreadable
 from .kind import Kind
 from .labels import TokenLabels
@@ -58,8 +58,7 @@ class Source:
         self._ids, self._row_labels, self._row_groups, self._row_targets = ids, labels, groups, targets
         self._row_token_labels = token_labels
         self._bad: dict[int, str] = dict(bad or {})
-        total = len(next(iter(self.columns.values())))
-        self.rows = np.arange(total) if rows is None else np.asarray(rows, dtype=np.int64)
+        self.rows = np.arange(self.total) if rows is None else np.asarray(rows, dtype=np.int64)
         self.judged: Any = None  # of queries: what is relevant to which, see `anymask.evaluation.tasks.retrieve`
         self._splits: dict[str, Maker] = {}
         self._cache: Source | None = None
@@ -77,6 +76,11 @@ class Source:
     def count(self) -> int | None:
         """The number of samples; None for a stream."""
         return len(self.rows)
+
+    @property
+    def total(self) -> int:
+        """The number of rows of the columns, those of other splits and subsets among them."""
+        return len(next(iter(self.columns.values())))
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -192,13 +196,14 @@ class Source:
         raise DataError(f"none of the {len(self)} samples of {self.name} can be read; first: "
                         f"{': '.join(self.skipped[0])}")
 
-    def try_read(self, index: int) -> Sample | None:
-        """A sample, or None where it cannot be read (then it is named in `skipped`; DataError when strict)."""
+    def try_read(self, index: int, parts: Collection[str] | None = None) -> Sample | None:
+        """A sample, or some parts of it, or None where it cannot be read (then it is named in `skipped`; DataError when
+        strict)."""
         row = int(self.rows[index])
         if row in self._bad and not self.strict:
             return None
         try:
-            return {name: column.read(row) for name, column in self.columns.items()}
+            return {n: column.read(row) for n, column in self.columns.items() if parts is None or n in parts}
         except Unreadable as error:
             self.mark_bad(row, error.reason)
             return None
@@ -298,6 +303,8 @@ def _decoded(source: Source) -> Source | None:
         return None
     total = 0
     for column in source.columns.values():
+        if column.in_memory:
+            continue
         if column.shape is None or column.dtype is None:
             return None
         total += len(source) * int(np.prod(column.shape)) * np.dtype(column.dtype).itemsize
@@ -306,10 +313,16 @@ def _decoded(source: Source) -> Source | None:
     known = source.bad_rows
     bad = {i: known[row] for i, row in enumerate(source.rows.tolist()) if row in known}
     for name, column in source.columns.items():
+        if column.in_memory:
+            columns[name] = Picked(column, source.rows)
+            continue
         array = np.zeros((len(source), *column.shape), dtype=column.dtype)  # type: ignore[misc]
-        if not _fill(array, column, source, bad):
+        there = _fill(array, column, source, bad)
+        if there is None:
             return None
         columns[name] = ArrayColumn(column.kind, array, dtype=str(array.dtype), convert=_same)
+        if not there.all():
+            columns[name] = Picked(columns[name], np.where(there, np.arange(len(array)), -1))
     copy = Source(name=source.name, columns=columns, ids=source.ids, labels=source.labels,
                   label_names=source.label_names, groups=source.groups, bad=bad, strict=source.strict,
                   notes=source.notes, targets=source.targets, token_labels=source.token_labels)
@@ -321,8 +334,11 @@ def _same(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _fill(array: np.ndarray, column: Column, source: Source, bad: dict[int, str]) -> bool:
-    """Decodes a column into `array` by threads. False if a value has another shape after all (mixed sizes)."""
+def _fill(array: np.ndarray, column: Column, source: Source, bad: dict[int, str]) -> np.ndarray | None:
+    """Decodes a column into `array` by threads: (N,) which samples have this part. None if a value has another shape
+    after all (mixed sizes)."""
+    there = np.ones(len(array), dtype=bool)
+
     def read(index: int) -> Unreadable | bool:
         if index in bad:
             return True
@@ -330,7 +346,10 @@ def _fill(array: np.ndarray, column: Column, source: Source, bad: dict[int, str]
             value = column.read(int(source.rows[index]))
         except Unreadable as error:
             return error
-        if value is None or value.shape != array.shape[1:] or value.dtype != array.dtype:
+        if value is None:
+            there[index] = False
+            return True
+        if value.shape != array.shape[1:] or value.dtype != array.dtype:
             return False
         array[index] = value
         return True
@@ -342,8 +361,8 @@ def _fill(array: np.ndarray, column: Column, source: Source, bad: dict[int, str]
                 bad[index] = result.reason
             elif not result:
                 pool.shutdown(cancel_futures=True)
-                return False
-    return True
+                return None
+    return there
 
 
 def _fingerprint(source: Source) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,18 @@ from .folder import check_disk, check_folder, default_folder
 from .precision import choose
 from .progress import duration
 
+MIXED = "multimae"  # the recipe that is the default for samples of several parts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A run before it starts.
 
-    `batch_size` is of one micro-step on one device; `batch` counts all devices and accumulated micro-steps. `padding`
-    is the share of padded positions where samples vary in length, and what it would be in random batches. `lr` is the
-    peak rate. `memory` is in bytes, and `memory_how` says how it was found. `seconds` is None unless a trial was asked
-    for. `notes` are facts that a person may want to act on.
+    `shapes` are those of the parts of a training sample. `batch_size` is of one micro-step on one device; `batch`
+    counts all devices and accumulated micro-steps. `padding` is the share of padded positions where samples vary in
+    length, and what it would be in random batches. `lr` is the peak rate. `memory` is in bytes, and `memory_how`
+    says how it was found. `seconds` is None unless a trial was asked for. `notes` are facts that a person may want
+    to act on.
     """
 
     source: Any
@@ -39,7 +43,7 @@ class Plan:
     size: Size
     size_name: str
     schema: Schema
-    trained_at: tuple[int, ...]
+    shapes: dict[str, tuple[int, ...]]
     batch_size: int
     accumulate: int
     devices: int
@@ -63,6 +67,11 @@ class Plan:
         return self.batch_size * self.accumulate * self.devices
 
     @property
+    def trained_at(self) -> tuple[int, ...]:
+        """Shape of a training sample, of its first part."""
+        return next(iter(self.shapes.values()))
+
+    @property
     def micro_steps(self) -> int:
         return self.steps * self.accumulate
 
@@ -82,7 +91,7 @@ class Plan:
             ("recipe", f"{self.recipe.slug} ({self.recipe.name}, {self.recipe.paper or 'no paper'})"),
             ("size", f"{self.size_name}: encoder {self.size.depth} x {self.size.width}"),
             ("parameters", f"{self.parameters:,}, of these {self.encoder_parameters:,} in the encoder"),
-            ("trained at", " x ".join(map(str, self.trained_at))),
+            ("trained at", self._shapes()),
             ("batch", f"{self.batch} ({' x '.join(parts)})" if len(parts) > 1 else str(self.batch)),
             ("steps", f"{self.steps:,} ({epochs})"),
             ("learning rate", self.lr_why),
@@ -96,6 +105,10 @@ class Plan:
         if self.seconds is not None:
             rows.append(("expected time", f"{duration(self.seconds)} (a few steps tried on this machine)"))
         return rows + [("note", note) for note in self.notes]
+
+    def _shapes(self) -> str:
+        each = {name: " x ".join(map(str, shape)) for name, shape in self.shapes.items()}
+        return ", ".join(text if len(each) == 1 else f"{name} {text}" for name, text in each.items())
 
 
 def plan(
@@ -163,7 +176,7 @@ def plan(
         size=widths,
         size_name=name,
         schema=schema,
-        trained_at=next(iter(crop.fields.values())).shape,
+        shapes={name: field.shape for name, field in crop.fields.items()},
         batch_size=chosen,
         accumulate=accumulate,
         devices=devices,
@@ -207,17 +220,17 @@ def build(recipe: Recipe, schema: Schema, size: Size) -> Model:
 
 def cropped(schema: Schema, model: Model) -> Schema:
     """The schema at the size that the tokenizer takes: whole patches."""
-    tokenizer = model.tokenizer
-    if not hasattr(tokenizer, "crop"):
+    crop = getattr(model.tokenizer, "crop", None)
+    if crop is None:
         return schema
-    field = schema.fields[tokenizer.field]
-    field = replace(field, shape=(*field.shape[: -len(tokenizer.crop)], *tokenizer.crop))
-    return replace(schema, fields={**schema.fields, field.name: field})
+    crops = crop if isinstance(crop, Mapping) else {model.tokenizer.field: crop}
+    fields = {n: replace(schema.fields[n], shape=(*schema.fields[n].shape[: -len(c)], *c)) for n, c in crops.items()}
+    return replace(schema, fields={**schema.fields, **fields})
 
 
 def default_recipe(schema: Schema) -> str:
-    """The recipe that suits the kind of the first part."""
-    return _kinds(schema)[0].recipe_for(schema)
+    """The recipe that suits the kind of the part, or several parts."""
+    return _kinds(schema)[0].recipe_for(schema) if len(schema.fields) == 1 else MIXED
 
 
 def fitting(recipe: Recipe, schema: Schema) -> None:
@@ -233,10 +246,17 @@ def fitting(recipe: Recipe, schema: Schema) -> None:
 
 
 def augmentation(recipe: Recipe, schema: Schema) -> Any:
-    """The recipe's augmentation; None for data that are used as they are, such as images too small to be cropped."""
-    if recipe.augment is None or _unaugmented(schema):
+    """The recipe's augmentation; None for data that are used as they are, such as images too small to be cropped. Of
+    several parts a mapping: augmentations that ask for the schema say themselves what they do to which."""
+    if recipe.augment is not None and recipe.augment.takes("schema"):
+        return recipe.augment(schema=schema)
+    if recipe.augment is None or (len(schema.fields) == 1 and _unaugmented(schema)):
         return None
-    return recipe.augment()
+    made = recipe.augment()
+    if len(schema.fields) == 1:
+        return made
+    mine = {name for name, field in schema.fields.items() if recipe.serves(field.kind)}
+    return {n: made if n in mine and not kind_of(f.kind).augmentable(f) else None for n, f in schema.fields.items()}
 
 
 def optimiser_of(recipe: Recipe, model: Model, batch: int) -> torch.optim.Optimizer:
@@ -259,8 +279,10 @@ def default_epochs(schema: Schema) -> float:
 
 
 def default_size(schema: Schema) -> str:
-    """The size that suits the first part, such as "nano" for images of at most 16 pixels, else "tiny"."""
-    return _kinds(schema)[0].model_size(next(iter(schema.fields.values())))
+    """The size that suits the data, such as "nano" for images of at most 16 pixels, else "tiny"; of several parts the
+    largest that one of them asks for."""
+    asked = [kind_of(field.kind).model_size(field) for field in schema.fields.values()]
+    return max(asked, key=lambda name: SIZES[name].width * SIZES[name].depth)
 
 
 def _kinds(schema: Schema) -> list[Kind]:

@@ -79,6 +79,7 @@ def pretrain(
     tokenizer: Any = None,
     vocabulary: int | None = None,
     cased: bool = False,
+    derive: str | Sequence[str] | None = None,
     loggers: Sequence[Any] = (),
     save_minutes: float = 5.0,
     progress: bool = True,
@@ -93,9 +94,9 @@ def pretrain(
     Args:
         source: what `anymask.data.open_source` takes; None = digits (when resuming: the path that the run began with).
             `label`, `group`, `strict`, `streaming`, `ignore`, `na_values`, `kind`, `window`, `stride`, `parts`,
-            `text`, `tokenizer`, `vocabulary` and `cased` go there.
+            `text`, `tokenizer`, `vocabulary`, `cased` and `derive` go there.
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
-            mae for images, remasker for tables, bert for texts.
+            mae for images, remasker for tables, bert for texts, multimae for samples of several parts.
         size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
         epochs: passes over the data; None = about 400,000 images or texts, or 1,000,000 rows in all. `steps`
             (optimiser steps) in its place.
@@ -127,6 +128,7 @@ def pretrain(
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
     asked = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
     asked |= dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased or None)
+    asked |= dict(derive=list(derive) if isinstance(derive, tuple) else derive)
     opening |= {name: value for name, value in asked.items() if value is not None}
     if resume:
         values = (epochs, steps, batch_size, accumulate, precision, compile, seed, clip, devices, init and str(init))

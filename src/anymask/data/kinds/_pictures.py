@@ -68,12 +68,14 @@ def _peek_array(array: np.ndarray, dtype: np.dtype[Any]) -> Peek:
     return Peek(channels, height, width, str(dtype))
 
 
-def decode(blob: Blob, layout: str | None = None, *, alpha: bool = False) -> np.ndarray:
-    """(C, H, W) uint8, uint16 or float32. Raises Unreadable; DataError for values that are not finite."""
+def decode(blob: Blob, layout: str | None = None, *, alpha: bool = False, holes: bool = False) -> np.ndarray:
+    """(C, H, W) uint8, uint16 or float32. Raises Unreadable; DataError for values that are not finite, unless the
+    picture may have `holes`."""
+    checked = (lambda array, _: array) if holes else finite
     if blob.ending == ".npy":
-        array = finite(to_plain(_npy(blob, layout)), blob.name)
+        array = checked(to_plain(_npy(blob, layout)), blob.name)
     elif _needs_tifffile(blob):
-        array = finite(_tiff(blob), blob.name)
+        array = checked(_tiff(blob), blob.name)
     else:
         try:
             with Image.open(_stream(blob)) as image:

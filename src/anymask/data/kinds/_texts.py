@@ -21,7 +21,8 @@ from ._cells import LOOKED_AT, MISSING, Raw, from_arrow, from_frame, from_text, 
 TABLES = (".csv", ".tsv", ".parquet")
 FILES = (".txt", ".jsonl", *TABLES)
 # What a column of texts is called, the likeliest first.
-NAMES = ("text", "texts", "sentence", "document", "content", "body", "review", "abstract", "passage", "title")
+NAMES = ("text", "texts", "sentence", "document", "content", "body", "review", "abstract", "passage", "title",
+         "caption", "captions", "description", "prompt")
 HEADER = 6  # words: a longer cell in the first line is a text, no name of a column
 WORDS, LETTERS = 80, 640  # of a window, at most
 

@@ -208,6 +208,9 @@ class PointsKind(Kind):
     def natural(self, value: np.ndarray, field: Field, limit: int) -> np.ndarray:
         return self.fit(value, field, None, None)  # groups of as many points as in training
 
+    def absent(self, field: Field) -> np.ndarray:
+        return np.full(field.shape, np.nan, dtype=np.float32)
+
     def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return tensor(np.stack(values)), None
 

@@ -114,6 +114,9 @@ class SeriesKind(Kind):
     def natural(self, value: np.ndarray, field: Field, limit: int) -> np.ndarray:
         return self.fit(value, replace(field, shape=(field.shape[0], min(value.shape[1], limit))), None, None)
 
+    def absent(self, field: Field) -> np.ndarray:
+        return np.full(field.shape, np.nan, dtype=np.float32)
+
     def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """NaN at the end says what is padded: no extents."""
         step = multiple if isinstance(multiple, int) else multiple[-1]

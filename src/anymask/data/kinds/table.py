@@ -136,6 +136,9 @@ class TableKind(Kind):
     def pad(self, values: Sequence[np.ndarray], multiple: int | Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return tensor(np.stack(values)), None
 
+    def absent(self, field: Field) -> np.ndarray:
+        return np.full(field.shape, np.nan, dtype=np.float32)
+
     def align(self, column: Column, field: Field) -> Column:
         names = getattr(column, "names", ())
         if not isinstance(column, TableColumn) or names == field.columns or not set(names) >= set(field.columns):

@@ -1,0 +1,1 @@
+"""Systems first published for samples of several parts."""
