@@ -9,6 +9,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 """
 
 from anymask.claims.claim import Claim
+from anymask.claims.cross import Cross
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
@@ -31,6 +32,7 @@ __all__ = [
     "SHOWN",
     "Claim",
     "ClaimError",
+    "Cross",
     "Evidence",
     "FewLabels",
     "FineTune",

@@ -90,6 +90,7 @@ class Bench:
     def about(self) -> dict[str, Any]:
         return {
             "name": self.claim.on,
+            **({"opened with": dict(self.claim.opening)} if self.claim.opening else {}),
             "training samples": len(self.train),
             "test samples": len(self.test),
             "training fingerprint": self.train.fingerprint(),
@@ -190,7 +191,7 @@ def open_bench(claim: Claim, data: str | Path | None, scale: float, *, pilot: bo
     Raises:
         ClaimError: the data set is not there, or lacks what the metric needs.
     """
-    whole = open_source("digits" if claim.on == "digits" else _folder(claim.on, data))
+    whole = open_source("digits" if claim.on == "digits" else _folder(claim.on, data), **claim.opening)
     if scale <= 0:
         raise ClaimError(f"--scale {scale} must be positive, as 0.5 or 4")
     samples = max(1, min(len(whole), round(scale * claim.samples)))

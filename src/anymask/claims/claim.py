@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from anymask.claims.metrics import Metric, Probe
 
@@ -23,7 +23,8 @@ class Claim:
         text: the claim in one sentence.
         better_than: the recipe -> the comparator, the mechanism switched off.
         ours: the recipe -> the arm that has the mechanism, where it is not the recipe itself.
-        on: data set of the claim: a path among the data sets, or "digits".
+        on: data set of the claim: a path among the data sets, or "digits". opening: options of
+            `anymask.data.open_source` for it.
         metric: how a trained arm is measured.
         smallest_effect: the least difference that would matter, in the metric's unit, stated before the run.
         size, epochs, samples, batch_size: of both arms; the defaults are for an encoder that drops hidden tokens.
@@ -33,6 +34,7 @@ class Claim:
     better_than: Callable[[Recipe], Recipe]
     ours: Callable[[Recipe], Recipe] = lambda r: r
     on: str = "cifar10"
+    opening: Mapping[str, Any] = field(default_factory=dict)
     metric: Metric = PROBED
     smallest_effect: float = 1.0
     size: str = "nano"

@@ -67,7 +67,7 @@ class ClassMapKind(MapKind):
         found = super().array_column(array, options, name)
         if found is None:
             return None
-        assert isinstance(found, ArrayColumn)
+        assert isinstance(found, ArrayColumn) and found.shape is not None
         if found.shape[0] != 1:
             raise DataError(f"{name} has {found.shape[0]} channels, and a class map has one; give an array (N, H, W)")
         return ArrayColumn(self, found.array, dtype="uint8", convert=_bytes, mapped=found.mapped, reopen=found.reopen)

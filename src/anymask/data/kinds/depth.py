@@ -58,7 +58,7 @@ class DepthKind(MapKind):
         found = super().array_column(array, options, name)
         if found is None:
             return None
-        assert isinstance(found, ArrayColumn)
+        assert isinstance(found, ArrayColumn) and found.shape is not None
         if found.shape[0] != 1:
             raise DataError(f"{name} has {found.shape[0]} channels, and a depth map has one; give an array (N, H, W)")
         return ArrayColumn(self, found.array, dtype="float32", convert=known, mapped=found.mapped, reopen=found.reopen)
@@ -97,8 +97,8 @@ class DepthKind(MapKind):
         return meter.field()
 
     def examples(self, field: Field, count: int, seed: int) -> Tensor:
-        x = made_up(count, field.shape[1:], seed)
-        return field.low + (x - 1000) / 3000 * (field.high - field.low)
+        x = (made_up(count, field.shape[1:], seed) - 1000) / (3000 * (1 - HIDDEN))  # 0..1
+        return field.low + x * (field.high - field.low)
 
 
 class DepthMeter(image.ImageMeter):
