@@ -10,6 +10,7 @@ the 95 % interval of the paired difference, by bootstrap over seeds and test sam
 
 from anymask.claims.claim import Claim
 from anymask.claims.contrast import Contrast
+from anymask.claims.cross import Cross
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.filling import FillIn
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
@@ -38,6 +39,7 @@ __all__ = [
     "Claim",
     "ClaimError",
     "Contrast",
+    "Cross",
     "Evidence",
     "FewLabels",
     "FewLabelsPrecision",

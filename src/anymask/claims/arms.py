@@ -90,6 +90,7 @@ class Bench:
     def about(self) -> dict[str, Any]:
         return {
             "name": self.claim.on,
+            **({"opened with": dict(self.claim.opening)} if self.claim.opening else {}),
             "training samples": len(self.train),
             "test samples": len(self.test),
             "training fingerprint": self.train.fingerprint(),

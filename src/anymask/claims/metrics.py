@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -64,28 +64,38 @@ class Probe(Metric):
     Args:
         probe: (train_x, train_y, test_x, test_y) -> `Scores`.
         pool: of the features, see `anymask.evaluation.embed`.
+        part: of samples of several parts, the one that features are of; None = all parts.
     """
 
     probe: Callable[..., Scores] = linear_probe
     pool: str = "mean"
+    part: str | None = None
     code = ("anymask.evaluation.probe",)
 
     def words(self) -> str:
-        return f"{self.probe.__name__} ({self.pool})"
+        return f"{self.probe.__name__} ({self.pool})" + (f" of {self.part}" if self.part else "")
+
+    def _seen(self, source: Source) -> Source:
+        """What is embedded."""
+        from anymask.data.mix import only
+
+        return source if self.part is None else only(source, [self.part])
 
     def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
                ) -> np.ndarray:  # fmt: skip
         from anymask.evaluation.features import embed
 
         options = dict(pool=self.pool, trained=trained, precision=precision)
-        return self._correct(train, test, *(np.asarray(embed(run, part, **options)) for part in (train, test)))  # type: ignore[arg-type]
+        x, test_x = (np.asarray(embed(run, self._seen(part), **options)) for part in (train, test))  # type: ignore[arg-type]
+        return self._correct(train, test, x, test_x)
 
     def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
         from anymask.evaluation.inputs import classical_input, raw_input
 
-        parts = (train, test)
-        inputs = {"raw input": [raw_input(part, schema) for part in parts]}
-        both = [classical_input(part, schema) for part in parts]
+        kept = schema if self.part is None else replace(schema, fields={self.part: schema.fields[self.part]})
+        parts = [self._seen(part) for part in (train, test)]
+        inputs = {"raw input": [raw_input(part, kept) for part in parts]}
+        both = [classical_input(part, kept) for part in parts]
         inputs |= {name: [part[name] for part in both] for name in both[0]}
         return {name: float(self._correct(train, test, *x).mean()) for name, x in inputs.items()}
 

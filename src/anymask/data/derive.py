@@ -36,23 +36,24 @@ class Derivation(ABC):
 
 
 class Luma(Derivation):
-    """Brightness (1, H, W), in the type of the image."""
+    """Brightness (1, H, W)."""
 
     def __call__(self, value: Value) -> Value:
         return np.rint(_luma(value))[None].astype(np.uint8)
 
 
 class Edges(Derivation):
-    """Horizontal and vertical gradient of the brightness (2, H, W), as Sobel's operator gives them, in -1..1."""
+    """Strength of the horizontal and of the vertical gradient of the brightness (2, H, W), as Sobel's operator gives
+    them, divided by 4; without signs, so that they are the same in a mirrored image."""
 
-    dtype, channels = "float32", 2
+    channels = 2
 
     def __call__(self, value: Value) -> Value:
         x = np.pad(_luma(value), 1, mode="edge")
         smooth_down = x[:-2] + 2 * x[1:-1] + x[2:]  # H W+2
         smooth_right = x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]  # H+2 W
         across, down = smooth_down[:, 2:] - smooth_down[:, :-2], smooth_right[2:] - smooth_right[:-2]
-        return np.stack([across, down]).astype(np.float32) / np.float32(4 * 255)
+        return np.rint(np.abs(np.stack([across, down])) / 4).astype(np.uint8)
 
 
 class Colours(Derivation):

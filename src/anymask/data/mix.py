@@ -191,7 +191,7 @@ def _joined(pieces: Mapping[str, Piece], samples: Samples | None) -> Joined:
         raise DataError(f"no sample has two of the parts: their ids differ ({firsts}); give patterns that take the "
                         'same id out of the names, as path = "depth/{id}_depth.png"')
     needed = [n for n, piece in enumerate(pieces.values()) if piece.required]
-    kept = there.any(1) & there[:, needed].all(1)
+    kept: np.ndarray = np.logical_and(there.any(1), there[:, needed].all(1))
     if not kept.any():
         raise DataError("no sample has the parts that are required; look whether ids match, or leave `required` out")
     splits = None
@@ -290,8 +290,10 @@ def unpaired(source: Source, *, pairs: float = 0.0, seed: int = 0) -> Source:
 
 
 def only(source: Source, parts: Iterable[str]) -> Source:
-    """The source with all parts but these missing everywhere."""
-    kept = set(parts)
-    gone = np.full(source.total, -1)
-    columns = {name: column if name in kept else Picked(column, gone) for name, column in source.columns.items()}
-    return source.with_columns(columns)
+    """The source with these parts alone. Raises DataError for a part that it does not have."""
+    names = list(parts)
+    lacking = [name for name in names if name not in source.columns]
+    if lacking or not names:
+        raise DataError(f"{source.name} has no part '{lacking[0] if lacking else ''}'; it has: "
+                        f"{', '.join(source.columns)}")
+    return source.with_columns({name: source.columns[name] for name in names})

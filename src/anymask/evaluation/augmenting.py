@@ -19,8 +19,11 @@ ASPECT = (3 / 4, 4 / 3)
 
 def augmented(batch: Sample, schema: Schema) -> Sample:
     """The batch with its images cropped and mirrored (below 24 pixels: shifted), as `light` does to single images. What
-    is drawn depends on `key` alone. Images become float32 in raw units; other fields stay as they are."""
+    is drawn depends on `key` alone. Images become float32 in raw units; other fields stay as they are, and so do images
+    beside maps of the same scene, which would no longer lie on each other."""
     images = [name for name, field in schema.fields.items() if field.kind == "image"]
+    if any(len(field.shape) == 3 and name not in images for name, field in schema.fields.items()):
+        return batch
     return {**batch, **{name: _image(batch[name], batch["key"]) for name in images}}
 
 

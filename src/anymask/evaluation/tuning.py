@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anymask.data import Schema, Source, ordered_loader, training_loader
 from anymask.data.kind import kind_of
+from anymask.data.loader import aligned
 from anymask.engine import Model, Sample, Step, everything
 from anymask.evaluation.augmenting import augmented
 from anymask.evaluation.errors import EvaluateError
@@ -111,7 +112,7 @@ def layer_groups(classifier: Classifier, *, lr: float, weight_decay: float, deca
 def training_batches(source: Source, schema: Schema, *, batch_size: int, steps: int, seed: int) -> Iterable[Sample]:
     """Batches with labels, lightly augmented: whole batches at once where all samples lie in memory at the size of
     training, else image by image in the loader."""
-    source = source.cached()
+    source = aligned(source, schema).cached()
     whole = source.in_memory and all(source.columns[n].shape == f.shape for n, f in schema.fields.items())
     augment: dict[str, Any] | None = None
     if not whole:

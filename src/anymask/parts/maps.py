@@ -21,6 +21,10 @@ class DepthPatches(Patches):
 
     missing = True
 
+    def __init__(self, model: Model, *, patch: int | None = None, kind: str = "depth", field: str | None = None):
+        super().__init__(model, patch=patch, kind=kind, field=field)
+        self.renderer = "anymask.reports.maps:Depths"
+
     def forward(self, sample: Sample) -> Tokens:
         tokens = super().forward(sample)
         known = ~tokens.x[self.field].isnan().all(-1)
@@ -32,13 +36,11 @@ class ClassPatches(Patches):
     of 0 and 1, a pixel without class being 0 everywhere. A linear embedding of it is the sum of an embedding for each
     class and place."""
 
-    renderer = "anymask.reports.maps:ClassMaps"
-
     def __init__(self, model: Model, *, patch: int | None = None, kind: str = "classmap", field: str | None = None):
         super().__init__(model, patch=patch, kind=kind, field=field)
         self.classes = int(model.schema.fields[self.field].more["classes"])
         self.streams = {self.field: self.streams[self.field] * self.classes}
-        self.renderer = ClassPatches.renderer
+        self.renderer = "anymask.reports.maps:ClassMaps"
 
     def forward(self, sample: Sample) -> Tokens:
         tokens = super().forward(sample)  # mean 0 and spread 1: the numbers of the classes
@@ -48,10 +50,8 @@ class ClassPatches(Patches):
 
     def numbers(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
         """Tokens (B, N, pixels * classes) as class numbers (B, 1, H, W), -1 where NaN or no class."""
-        scores = x.unflatten(-1, (-1, self.classes))
-        best = torch.where(scores.nan_to_num(-1e9).amax(-1) != 0, scores.nan_to_num(-1e9).argmax(-1), -1)
-        best = torch.where(scores.isnan().any(-1), -1, best)
-        return self.whole(best.float(), grid)
+        one_hot = x.unflatten(-1, (-1, self.classes))
+        return self.whole(torch.where(one_hot.amax(-1) > 0, one_hot.argmax(-1), -1).float(), grid)
 
 
 class Known(Part):
@@ -103,7 +103,7 @@ class PixelClasses(Part):
 AUGMENT = P(RandomResizedCrop, scale=(0.2, 1.0), flip=0.5)  # as MAE's, so that maps are cropped as the images are
 
 DEPTH = {
-    "tokenizer": P(DepthPatches, kind="depth"),
+    "tokenizer": P(DepthPatches),
     "stem": P(Embed),
     "positions": P(SinCos),
     "target": P(Known),

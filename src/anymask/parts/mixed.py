@@ -13,7 +13,7 @@ from anymask.engine import Mask, Model, Part, Step, Tokens, scatter, split, take
 from anymask.parts.decoders import mask_token
 from anymask.parts.layers import Block, CrossBlock, LayerNorm, Linear, init_weights
 from anymask.parts.masks import Scored
-from anymask.parts.several import of_field, places
+from anymask.parts.several import of_field, spread
 from anymask.recipe import RecipeError
 
 
@@ -171,10 +171,9 @@ class Decoders(Part):
         )
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
-        place, at, n = self.positions(step.tokens), places(step.tokens), step.tokens.shape[1]
+        place = self.positions(step.tokens)
         found: dict[str, Tensor] = {}
         for name, decoder in zip(self.fields, self.each):
-            here = at[name]
-            for head, pred in decoder(step, place, name).items():
-                found[head] = take(F.pad(pred, (0, 0, here.start, n - here.stop)), step.mask.ask)
+            made = decoder(step, place, name)
+            found |= {head: spread(pred, step.tokens, name, step.mask) for head, pred in made.items()}
         return found

@@ -58,15 +58,6 @@ def view_of(model: Model, field: str) -> Any:
     return View(model, model.tokenizer.recipes[field], model.tokenizer.of(field), target)
 
 
-def places(tokens: Tokens) -> dict[str, slice]:
-    """Where each stream's tokens are among those of all streams."""
-    out, start = {}, 0
-    for name, x in tokens.x.items():
-        out[name] = slice(start, start + x.shape[1])
-        start += x.shape[1]
-    return out
-
-
 def of_field(x: Tensor, tokens: Tokens, field: str) -> Tensor:
     """Of (R, N, ...) over the tokens of all fields, those of one (R, n, ...). Split and not sliced, so that a compiled
     graph takes any lengths."""
@@ -154,10 +145,9 @@ class Several(Part):
 
     def given(self, sample: Sample, field: str) -> Sample:
         """The sample as the tokenizer of one field expects it, where the field stands alone."""
-        own = {name: value for name, value in sample.items() if name.partition(".")[0] == field}
-        marks: Sample = {name: sample[name] for name in ("key", "index") if name in sample}
+        out = {name: v for name, v in sample.items() if name.partition(".")[0] == field or name in ("key", "index")}
         extent = sample.get(f"{field}.extent", sample.get("extent") if len(self.fields) == 1 else None)
-        return {**own, **marks} if extent is None else {**own, **marks, "extent": extent}
+        return out if extent is None else {**out, "extent": extent}
 
     def _valid(self, sample: Sample, field: str, tokens: Tokens) -> Tensor | None:
         present = sample.get(f"{field}.present")
@@ -233,12 +223,12 @@ class Stems(Part):
     def _alone(self, step: Step, field: str) -> Step:
         """The step of one field with every token in it."""
         tokens, mask = step.tokens, step.mask
-        own: Any = lambda x: None if x is None else of_field(x, tokens, field)
-        valid = None if tokens.valid is None else take(tokens.valid, None, mask.keep_of)
-        alone = Tokens({field: tokens.x[field]}, own(tokens.pos)[..., : self.axes[field]], own(tokens.valid))
-        return step._replace(
-            tokens=alone, mask=Mask(own(mask.visible), keep_ok=own(valid), keep_of=mask.keep_of)
-        )
+        pos, valid, keep_ok = of_field(tokens.pos, tokens, field)[..., : self.axes[field]], None, None
+        if tokens.valid is not None:
+            valid = of_field(tokens.valid, tokens, field)
+            keep_ok = of_field(take(tokens.valid, None, mask.keep_of), tokens, field)
+        own = Mask(of_field(mask.visible, tokens, field), keep_ok=keep_ok, keep_of=mask.keep_of)
+        return step._replace(tokens=Tokens({field: tokens.x[field]}, pos, valid), mask=own)
 
     def groups(self) -> dict[str, dict[str, float]]:
         return {"kinds": {"weight_decay": 0.0}}
@@ -288,8 +278,8 @@ class Own(Part):
         self.names: list[dict[str, str]] = []  # of each field: its target's heads -> heads here
         self.heads: dict[str, Head] = {}
         self.losses: dict[str, Loss] = {}
-        targets: list[Any] = list(self.each)
-        for n, (field, view, target) in enumerate(zip(self.fields, views, targets)):
+        made: list[Any] = list(self.each)
+        for n, (field, view, target) in enumerate(zip(self.fields, views, made)):
             alone = len(target.heads) == 1
             self.names.append({head: field if alone else f"{field}_{head}" for head in target.heads})
             kind = model.schema.fields[field].kind
@@ -316,11 +306,9 @@ class Own(Part):
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         goals = {}
-        at = places(step.tokens)
-        n = step.tokens.shape[1]
         for field, names, target in zip(self.fields, self.names, self.each):
             found = target(model.tokenizer.step(step, field), view_of(model, field))
-            goals.update({names[head]: spread(goal, at[field], n, step.mask) for head, goal in found.items()})
+            goals.update({names[head]: spread(goal, step.tokens, field, step.mask) for head, goal in found.items()})
         return goals
 
     def pred(self, step: Step, field: str) -> dict[str, Tensor]:
@@ -336,10 +324,10 @@ class Own(Part):
         return out
 
 
-def spread(x: Tensor, at: slice, n: int, mask: Mask) -> Tensor:
-    """Values (Q, N of a field, ...) at the asked ones of all N tokens, 0 where these are of other fields."""
-    before, after = at.start, n - at.stop
-    wide = F.pad(x, (0, 0) * (x.ndim - 2) + (before, after))
+def spread(x: Tensor, tokens: Tokens, field: str, mask: Mask) -> Tensor:
+    """Values (Q, N of a field, ...) at the asked ones of all tokens, 0 where these are of other fields."""
+    sizes, n = [one.shape[1] for one in tokens.x.values()], list(tokens.x).index(field)
+    wide = F.pad(x, (0, 0) * (x.ndim - 2) + (sum(sizes[:n]), sum(sizes[n + 1 :])))
     return take(wide, mask.ask)
 
 

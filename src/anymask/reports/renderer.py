@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anymask.engine import Model, Step, Tokens
+from anymask.parts.several import Several, view_of
 
 
 class Panel(NamedTuple):
@@ -56,8 +57,14 @@ class Renderer(Protocol):
         ...
 
 
-def renderer_of(model: Model) -> Renderer | None:
-    """The renderer that the model's tokenizer names; None where it names none."""
+def parts_of(model: Model) -> list[str]:
+    """The fields whose tokens are drawn by themselves; of a model of one field [''], which stands for all."""
+    return list(model.tokenizer.fields) if isinstance(model.tokenizer, Several) else [""]
+
+
+def renderer_of(model: Model, part: str = "") -> Renderer | None:
+    """The renderer that the model's tokenizer names, or that of one part; None where it names none."""
+    model = view_of(model, part) if part else model
     named: Any = getattr(model.tokenizer, "renderer", None)
     if isinstance(named, str):
         module, _, name = named.partition(":")
@@ -114,13 +121,22 @@ def part_of(tokens: Tokens, stream: str) -> slice:
     raise KeyError(stream)
 
 
-def contents(model: Model, step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+def alone(model: Model, step: Step, part: str) -> tuple[Any, Step]:
+    """A model and a step as one part sees them; as they are for ''."""
+    if not part:
+        return model, step
+    mine = model.tokenizer.step(step, part)
+    return view_of(model, part), mine if step.pred is None else mine._replace(pred=model.target.pred(step, part))
+
+
+def contents(model: Model, step: Step, part: str = "") -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
     """Content (B, N, D), which of it is visible (B, N), and predictions (B, N, D) with where they are (B, N); None in
     their place where the target is not the content.
 
-    With several masks for a sample, the first one is taken. Of several streams that cannot be put together, that of
-    `stream_of`, without predictions.
+    With several masks for a sample, the first one is taken. Of several parts, `part`; of several streams otherwise that
+    cannot be put together, that of `stream_of`, without predictions.
     """
+    model, step = alone(model, step, part)
     content, place = content_of(model, step.tokens)
     b, n = content.shape[:2]
     visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, place]

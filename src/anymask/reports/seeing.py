@@ -14,7 +14,7 @@ from anymask.train import history, watch
 from . import page, plots
 from .page import Section
 from .plots import DASHES, MARKS, Line
-from .renderer import Panel, contents, filled
+from .renderer import Panel, alone, contents, filled
 from .sections import label, named, sentence, series, title
 from .subject import Missing, Subject
 
@@ -26,14 +26,23 @@ ORDINALS = ("nearest", "2nd", "3rd", "4th", "5th")
 
 def each(subjects: Sequence[Subject], what: str, make: Callable[[Subject, str], str]) -> list[str]:
     """A card for each run; where something it needs is missing, a card that says so."""
-    shown = []
-    for subject in subjects:
-        name = title(what, subject, subjects)
-        try:
-            shown.append(make(subject, name))
-        except Missing as error:
-            shown.append(page.missing(name, f"{str(error)[:1].upper()}{str(error)[1:]}.", wide=True))
-    return shown
+    return [_made(subject, title(what, subject, subjects), make) for subject in subjects]
+
+
+def each_part(subjects: Sequence[Subject], what: str, make: Callable[[Subject, str], str]) -> list[str]:
+    """A card for each part of each run."""
+    return [
+        _made(part, title(what, subject, subjects) + (f", {part.part}" if part.part else ""), make)
+        for subject in subjects
+        for part in subject.by_part()
+    ]
+
+
+def _made(subject: Subject, name: str, make: Callable[[Subject, str], str]) -> str:
+    try:
+        return make(subject, name)
+    except Missing as error:
+        return page.missing(name, f"{str(error)[:1].upper()}{str(error)[1:]}.", wide=True)
 
 
 def drawn(subject: Subject, name: str, panels: Sequence[Panel], caption: str) -> str:
@@ -46,9 +55,9 @@ def drawn(subject: Subject, name: str, panels: Sequence[Panel], caption: str) ->
 
 def reconstructions(subjects: Sequence[Subject]) -> Section:
     shown = [
-        *each(subjects, "Over training", _over_training),
-        *each(subjects, "Over mask ratios", _over_ratios),
-        *each([s for s in subjects if hasattr(s.renderer, "candidates")], "Candidates", _candidates),
+        *each_part(subjects, "Over training", _over_training),
+        *each_part(subjects, "Over mask ratios", _over_ratios),
+        *each_part(subjects, "Candidates", _candidates),
         _error_curve(subjects),
     ]
     intro = "What the model makes of what it cannot see. Hatched is hidden; in tables, framed is predicted."
@@ -58,7 +67,7 @@ def reconstructions(subjects: Sequence[Subject]) -> Section:
 def _over_training(subject: Subject, name: str) -> str:
     kept = subject.kept
     if "predicted" not in kept:
-        if kept and not hasattr(subject.model.target, "content"):
+        if kept and not hasattr(subject.target, "content"):
             raise Missing(_no_content(subject))
         if kept:
             raise Missing("the samples are too large for their predictions to be kept while training")
@@ -114,13 +123,13 @@ def _error(kept: dict[str, np.ndarray], few: int, target: Any) -> list[float]:
 
 
 def _over_ratios(subject: Subject, name: str) -> str:
-    if not hasattr(subject.model.target, "content"):
+    if not hasattr(subject.target, "content"):
         raise Missing(_no_content(subject))
     few, panels = subject.few(), list[Panel]()
     for ratio, model in subject.ratios.items():
-        content, visible, made = contents(model, subject.step(model, few))
+        content, visible, made = contents(model, subject.step(model, few), subject.part)
         assert made is not None
-        edges = subject.joined(slice(len(content)))
+        edges = None if subject.part else subject.joined(slice(len(content)))
         panels = panels or [Panel("original", content, edges=edges)]
         if subject.renderer.layout == "columns":
             panels.append(Panel(f"{ratio:.0%} hidden", content, visible))
@@ -137,19 +146,21 @@ def _over_ratios(subject: Subject, name: str) -> str:
 
 def _candidates(subject: Subject, name: str) -> str:
     """Only of renderers that say what a model holds likely."""
-    step = subject.step(batch=subject.few())
-    drawing = subject.renderer.candidates(subject.model, step)  # type: ignore[attr-defined]
+    if not hasattr(subject.renderer, "candidates"):
+        return ""
+    model, step = alone(subject.model, subject.step(batch=subject.few()), subject.part)
+    drawing = subject.renderer.candidates(model, step)
     caption = f"Hidden tokens of the same {subject.renderer.noun}: what stood there, and what the model holds likely."
     return page.card(name, page.sheet([drawing], subject.renderer.layout, f"{name}: {caption}"), caption, wide=True)
 
 
 def _no_content(subject: Subject) -> str:
-    heads = ", ".join(subject.model.target.heads)
+    heads = ", ".join(subject.target.heads)
     return f"the target of {subject.run.recipe.slug} is {heads}, not the content, so there is nothing to draw"
 
 
 def _borrowed(subject: Subject) -> str:
-    words = getattr(subject.model.target, "borrows", None)
+    words = getattr(subject.target, "borrows", None)
     return f" In these pictures {words}, as the target says nothing of them." if words else ""
 
 
@@ -182,7 +193,7 @@ def _error_curve(subjects: Sequence[Subject]) -> str:
 
 def masks(subjects: Sequence[Subject]) -> Section:
     intro = "Several draws of the recipe's mask on one sample: what the encoder is left with."
-    return Section("Masks", intro, page.cards(*each(subjects, "Draws", _draws)))
+    return Section("Masks", intro, page.cards(*each_part(subjects, "Draws", _draws)))
 
 
 def _draws(subject: Subject, name: str) -> str:
@@ -209,7 +220,8 @@ def _draws(subject: Subject, name: str) -> str:
 
 def features(subjects: Sequence[Subject]) -> Section:
     maps = each(subjects, "Map", _maps)
-    near, norms = each(subjects, "Nearest neighbours", _nearest), each(subjects, "Token norms", _norms)
+    near = each_part(subjects, "Nearest neighbours", _nearest)
+    norms = each_part(subjects, "Token norms", _norms)
     shown = [_spectrum(subjects), *near, *norms]
     intro = "Frozen features of random samples, pooled by their mean over tokens (of one sample, those of its tokens), "
     intro += "nothing hidden."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,12 +18,13 @@ from anymask.compare import flatten
 from anymask.data import DataError, Source, infer_schema, open_source
 from anymask.engine import Model, Step
 from anymask.errors import AnymaskError
+from anymask.parts.several import of_field, view_of
 from anymask.recipe import P, RecipeError
 from anymask.run import EVALUATION, Run
 from anymask.table import Table
 from anymask.train import history, measure, metrics, planning, watch
 
-from .renderer import Renderer, content_of, contents, edges_of, renderer_of
+from .renderer import Renderer, alone, content_of, contents, edges_of, marked, parts_of, renderer_of
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 DRAWS = 8  # masks of one sample
@@ -37,7 +39,8 @@ class Missing(AnymaskError):
 
 @dataclass
 class Subject:
-    """A run, its letter among those of the report, and its data (None: nothing can be computed, see `why`)."""
+    """A run, its letter among those of the report, and its data (None: nothing can be computed, see `why`). A run on
+    several parts is drawn by part, see `by_part`: `part` is then the one, and `whole` the run with all of them."""
 
     run: Run
     letter: str
@@ -50,6 +53,8 @@ class Subject:
     evaluation: Table | None = None
     rows: list[dict[str, float]] = field(default_factory=list)
     kept: dict[str, np.ndarray] = field(default_factory=dict)
+    part: str = ""
+    whole: Subject | None = None
 
     @classmethod
     def open(cls, folder: Run | str | Path, *, letter: str = "A", name: str = "") -> Subject:
@@ -92,9 +97,31 @@ class Subject:
     def model(self) -> Model:
         return self.run.model()
 
+    def by_part(self) -> list[Subject]:
+        """The run as each of its parts is drawn; itself where it has one part, or no weights."""
+        if not (self.run.folder / "model.safetensors").is_file():
+            return [self]
+        names = parts_of(self.model)
+        return [self] if names == [""] else [self._of(name) for name in names]
+
+    def _of(self, part: str) -> Subject:
+        one = copy.copy(self)  # what has been computed already is shared
+        one.part, one.whole = part, self
+        one.kept = {
+            name.removesuffix(f".{part}"): value
+            for name, value in self.kept.items()
+            if "." not in name or name.endswith(f".{part}")
+        }
+        return one
+
+    @property
+    def target(self) -> Any:
+        """The target of the part, or of the run."""
+        return view_of(self.model, self.part).target if self.part else self.model.target
+
     @cached_property
     def renderer(self) -> Renderer:
-        found = renderer_of(self.model)
+        found = renderer_of(self.model, self.part)
         if found is None:
             kind = type(self.model.tokenizer).__name__
             raise Missing(f"the tokenizer {kind} names no renderer, so its samples cannot be drawn; give it one")
@@ -157,7 +184,10 @@ class Subject:
 
     @cached_property
     def trained(self) -> tuple[Tensor, Tensor]:
-        return self.codes(self.model)
+        if self.whole is None:
+            return self.codes(self.model)
+        pooled, codes = self.whole.trained
+        return pooled, of_field(codes, self.model.tokenizer(self.batch), self.part)
 
     @cached_property
     def untrained(self) -> Tensor:
@@ -166,7 +196,10 @@ class Subject:
     @cached_property
     def content(self) -> Tensor:
         """(n, N, D) the tokens of all samples of the batch, NaN where not valid."""
-        return content_of(self.model, self.model.tokenizer(self.batch))[0]
+        tokens = self.model.tokenizer(self.batch)
+        if self.part:
+            return marked(self.model.tokenizer.part(tokens, self.part), self.part)
+        return content_of(self.model, tokens)[0]
 
     @cached_property
     def edges(self) -> Tensor | None:
@@ -180,6 +213,8 @@ class Subject:
     @cached_property
     def raw(self) -> Tensor:
         """(n, D) the same without an encoder, see `history.plain`."""
+        if self.whole is not None:
+            return self.whole.raw
         return history.plain(self.model, self.model.tokenizer(self.batch)).nan_to_num()
 
     def step(self, model: Model | None = None, batch: dict[str, Tensor] | None = None) -> Step:
@@ -194,6 +229,9 @@ class Subject:
         one["key"] = keyed.keys(self.seed, 0, torch.arange(DRAWS))
         with watch.evaluating(self.model):
             step = self.model.hide(one)
+        if self.part:
+            step = alone(self.model, step, self.part)[1]
+            return marked(step.tokens, self.part), step.mask.visible
         if step.mask.keep_of is None:
             content, place = content_of(self.model, step.tokens)
             return content, step.mask.visible[:, place]
@@ -202,6 +240,8 @@ class Subject:
     @cached_property
     def ratios(self) -> dict[float, Model]:
         """The model with other mask ratios, by the share that they hide; the recipe's own is among them."""
+        if self.whole is not None:
+            return self.whole.ratios
         part = self.run.recipe.mask
         own = (part.defaults() if isinstance(part, P) else {}).get("ratio")
         if not isinstance(own, (int, float)):

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from anymask.data import Schema, Source
-from anymask.engine import Model, Tokens
-from anymask.reports.renderer import contents, edges_of, part_of, stream_of
+from anymask.engine import Model, Step, Tokens
+from anymask.reports.renderer import contents, edges_of, part_of, parts_of, stream_of
 from anymask.run import write_atomically
 
 from . import watch
@@ -57,7 +57,8 @@ class History:
         self.kept: dict[str, np.ndarray] = read(path)
         if self.kept:
             going_on = self.kept["step"] <= (step or -1)
-            for name in self.kept.keys() & {"step", "rank", "spread", "neighbour", "predicted"}:
+            kept_by_moment = {"step", "rank", "spread", "neighbour", "predicted"}
+            for name in [name for name in self.kept if name.partition(".")[0] in kept_by_moment]:
                 self.kept[name] = self.kept[name][going_on]
 
     def after(self, model: Model, step: int) -> None:
@@ -95,20 +96,27 @@ class History:
 
     def _predictions(self, model: Model, batch: dict[str, Tensor]) -> None:
         few = {name: tensor[:SAMPLES] for name, tensor in batch.items()}
-        content, visible, made = contents(model, model(few))
+        step = model(few)
+        for part in parts_of(model):
+            self._prediction(model, few, step, part)
+
+    def _prediction(self, model: Model, few: dict[str, Tensor], step: Step, part: str) -> None:
+        """Of one of several parts, under its name: `content.rgb`."""
+        content, visible, made = contents(model, step, part)
+        named = lambda name: f"{name}.{part}" if part else name
         if 2 * MOMENTS * content[0].numel() > 8 * BYTES:  # one large graph: its predictions would outweigh the run
             return
         keep = int(min(len(content), max(1, BYTES // (2 * MOMENTS * content[0].numel()))))
-        edges = edges_of(model.tokenizer(few))
+        edges = None if part else edges_of(model.tokenizer(few))
         if edges is not None:
             self.kept["edges"] = edges[:keep].cpu().numpy().astype(np.int32)
         # Half precision, but for numbers of classes, which it does not hold.
-        kind = np.float16 if model.tokenizer.streams[stream_of(model)] > 0 else np.float32
+        kind = np.float16 if model.tokenizer.streams[part or stream_of(model)] > 0 else np.float32
         half = lambda x: x[:keep].cpu().numpy().astype(kind if x.is_floating_point() else x.cpu().numpy().dtype)
-        self.kept.update(content=half(content), visible=half(visible))
+        self.kept.update({named("content"): half(content), named("visible"): half(visible)})
         if made is not None:
-            self.kept["known"] = half(made[1])
-            self._add("predicted", half(made[0]))
+            self.kept[named("known")] = half(made[1])
+            self._add(named("predicted"), half(made[0]))
 
     def _add(self, name: str, value: Any) -> None:
         """One more moment of `name`."""

@@ -10,9 +10,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from anymask.data import infer_schema, open_source
-from anymask.engine import Model
+from anymask.engine import Model, Step
 from anymask.reports.images import Images, rgb, value_range
-from anymask.reports.renderer import contents, filled, renderer_of
+from anymask.reports.maps import Maps
+from anymask.reports.renderer import Panel, Renderer, contents, filled, parts_of, renderer_of
 from anymask.run import Run, write_atomically
 
 from . import measure, planning
@@ -25,12 +26,17 @@ GAP, LINE = 4, 14  # pixels between panels, and of a line of text
 
 
 def drawable(model: Model) -> bool:
-    """Whether the model's data are images on a grid of patches."""
-    return isinstance(renderer_of(model), Images)
+    """Whether the model's data are images on a grid of patches, or have parts that are drawn in columns as these."""
+    return any(_in_columns(renderer_of(model, part)) for part in parts_of(model))
+
+
+def _in_columns(renderer: Renderer | None) -> bool:
+    return isinstance(renderer, (Images, Maps))
 
 
 def picture(model: Model, batch: dict[str, Tensor]) -> Image.Image:
-    """A row for each sample of an image batch: original, visible part, reconstruction; a caption below.
+    """A row for each sample of an image batch: original, visible part, reconstruction; a caption below. Of several
+    parts, those of them that are images or maps, side by side.
 
     Where the target is not the content (HOG, features), the reconstruction is left out, and the caption says so. Of
     other numbers of channels than 1 and 3 the first ones are drawn, each stretched to its own range.
@@ -43,12 +49,41 @@ def picture(model: Model, batch: dict[str, Tensor]) -> Image.Image:
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     with evaluating(model):
         step = model(batch)
+        if parts_of(model) != [""]:
+            return _parts(model, step)
         content, shown, made = contents(model, step)
         images = Images(model)
         panels = [images.pixels(content), images.masked(content, shown)]
         if made is not None:
             panels.append(images.masked(filled(content, *made), shown | made[1]))
     return _sheet(panels, _caption(model, shown, panels[0].shape[1], made))
+
+
+def _parts(model: Model, step: Step) -> Image.Image:
+    """The same of several parts, side by side."""
+    columns, captions = list[Image.Image](), list[str]()
+    for part in parts_of(model):
+        renderer = renderer_of(model, part)
+        if renderer is None or not _in_columns(renderer):
+            continue
+        content, shown, made = contents(model, step, part)
+        panels = [Panel("original", content), Panel("visible", content, shown)]
+        if made is not None:
+            panels.append(Panel("reconstruction", filled(content, *made), shown | made[1], predicted=made[1]))
+        drawn = renderer.draw(panels)
+        columns += [Image.open(io.BytesIO(drawing.png)) for drawing in drawn if drawing.png]
+        captions.append(f"{part}: {' | '.join(drawing.name for drawing in drawn)}")
+    width, height = sum(c.width + GAP for c in columns) + GAP, max(c.height for c in columns)
+    sheet = Image.new("RGB", (max(width, *(6 * len(line) + 2 * GAP for line in captions)),
+                              height + 3 * GAP + LINE * len(captions)), "white")  # fmt: skip
+    x = GAP
+    for column in columns:
+        sheet.paste(column, (x, GAP), column)
+        x += column.width + GAP
+    pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(captions):
+        pen.text((GAP, height + 2 * GAP + LINE * number), line, fill="black")
+    return sheet
 
 
 def reconstruct(run: Run | str | Path, source: Any, out: str | Path, *, n: int = SAMPLES) -> Path:

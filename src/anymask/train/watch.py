@@ -171,7 +171,7 @@ def constant_loss(model: Model, step: Step) -> float | None:
         ok = scored(step, model.target.heads[name])
         ok = torch.ones_like(error, dtype=torch.bool) if ok is None else ok
         known = getattr(model.target, "constants", {}).get(name)
-        best = _constant_errors(model.losses[name], step.pred[name], step.goal[name], ok, known)
+        best = constant_errors(model.losses[name], step.pred[name], step.goal[name], ok, known)
         if best is None:
             return None
         errors[name] = best
@@ -180,11 +180,11 @@ def constant_loss(model: Model, step: Step) -> float | None:
 
 def _constant(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None = None) -> float | None:
     """Mean error over scored tokens of the best of a few constants; None where nothing is scored."""
-    errors = _constant_errors(loss, pred, goal, ok, known)
+    errors = constant_errors(loss, pred, goal, ok, known)
     return None if errors is None else errors[ok].mean().item()
 
 
-def _constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None) -> Tensor | None:
+def constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Tensor | None) -> Tensor | None:
     """Error of each token (Q, M) by the constant that the target knows from the training data or, where it knows none,
     by the best, over scored tokens, of a few constants; None where nothing is scored."""
     if not ok.any():

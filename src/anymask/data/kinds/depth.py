@@ -97,8 +97,8 @@ class DepthKind(MapKind):
         return meter.field()
 
     def examples(self, field: Field, count: int, seed: int) -> Tensor:
-        x = made_up(count, field.shape[1:], seed)
-        return field.low + (x - 1000) / 3000 * (field.high - field.low)
+        x = (made_up(count, field.shape[1:], seed) - 1000) / (3000 * (1 - HIDDEN))  # 0..1
+        return field.low + x * (field.high - field.low)
 
 
 class DepthMeter(image.ImageMeter):

@@ -1,4 +1,4 @@
-from anymask.claims import Claim
+from anymask.claims import Claim, Probe
 from anymask.parts.decoders import Transformer
 from anymask.parts.mixed import ByField
 from anymask.parts.several import Own, Several
@@ -26,4 +26,11 @@ def m3ae(r):
 claim = Claim(
     text="hiding 75 % of the words makes better features of pictures than hiding 15 % (section 4.3)",
     better_than=lambda r: r.but({"mask.ratios": {"image": 0.75, "text": 0.15}}),
+    on="openmoji",
+    opening={"kind": "mix"},
+    metric=Probe(part="image"),
+    smallest_effect=1.0,
+    epochs=15,
+    samples=1522,
+    batch_size=64,
 )
