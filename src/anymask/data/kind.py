@@ -83,6 +83,7 @@ class Kind(ABC):
     on_grid: bool = False  # values lie on a grid, (C, *space), and are cut into patches
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
     parts: str = ""  # "module:NAME" of its parts beside other fields, see `anymask.parts.several`; '' = its recipe's
+    alone: bool = False  # True: cannot be one of several parts, as its tokens need more than a sequence (edges)
     fewest: int = 2  # samples that can be pre-trained on
     asked_last: bool = False  # True: `open` takes what no other kind has taken
     incidental: bool = False  # True: files with its endings (readme.txt) count only where no other kind has any

@@ -126,7 +126,8 @@ def pretrain(
     check_loggers(loggers)
     opening = dict(label=label, group=group, strict=strict, streaming=streaming)
     opening |= dict(ignore=list(ignore), na_values=list(na_values)) if ignore or na_values else {}
-    asked = dict(kind=kind, window=window, stride=stride, parts=list(parts) if isinstance(parts, tuple) else parts)
+    asked: dict[str, Any] = dict(kind=kind, window=window, stride=stride)
+    asked |= dict(parts=list(parts) if isinstance(parts, tuple) else parts)
     asked |= dict(text=text, tokenizer=tokenizer, vocabulary=vocabulary, cased=cased or None)
     asked |= dict(derive=list(derive) if isinstance(derive, tuple) else derive)
     opening |= {name: value for name, value in asked.items() if value is not None}
