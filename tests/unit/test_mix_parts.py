@@ -171,7 +171,7 @@ def test_one_part_is_enough():
 def test_what_cannot_be_mixed_says_so():
     with pytest.raises(RecipeError, match=r"a graph .* cannot be one of several parts"):
         model_of("image", "graph")
-    with pytest.raises(RecipeError, match="needs parts of kind image and text, and the data have depth"):
+    with pytest.raises(RecipeError, match="needs parts of kind image and text, and the data have image"):
         model_of("image", "depth", recipe=m3ae)
 
 

@@ -90,6 +90,7 @@ class Kind(ABC):
     spelled: bool = False  # values are sequences of pieces of a vocabulary, the field's `more["tokenizer"]`
     renderer: str = ""  # "module:Class" of what draws them, see `anymask.reports.renderer`
     parts: str = ""  # "module:NAME" of its parts beside other fields, see `anymask.parts.several`; '' = its recipe's
+    alone: bool = False  # True: cannot be one of several parts, as its tokens need more than a sequence (edges)
     fewest: int = 2  # samples that can be pre-trained on
     asked_last: bool = False  # True: `open` takes what no other kind has taken
     asked_first: bool = False  # True: `open` knows files by their content that others would take by their ending

@@ -60,12 +60,9 @@ def public_schema(schema: Schema) -> Schema:
 
 def fitted_schema(model: Model) -> Schema:
     """The schema at the size that the tokenizer takes: whole patches."""
-    crop = getattr(model.tokenizer, "crop", None)
-    if crop is None:
-        return model.schema
-    field = model.schema.fields[model.tokenizer.field]
-    field = replace(field, shape=(*field.shape[: -len(crop)], *crop))
-    return replace(model.schema, fields={**model.schema.fields, field.name: field})
+    from anymask.train.planning import cropped
+
+    return cropped(model.schema, model)
 
 
 @torch.no_grad()

@@ -94,6 +94,9 @@ class Several(Part):
                 "images with texts in metadata.csv is read as both with --kind mix, and a mix.toml names any parts"
             )
         self.fields = [name for name, field in fields.items() if self.serves(field.kind, {"kinds": kinds})]
+        for name in self.fields:
+            if kind_of(fields[name].kind).alone:
+                raise RecipeError(f"a {fields[name].kind} ('{name}') cannot be one of several parts; train on it alone")
         self.recipes = {name: own(model.schema, name) for name in self.fields}
         made = [recipe.tokenizer.but(field=name)(View(model, recipe)) for name, recipe in self.recipes.items()]
         self.each = nn.ModuleList(made)
@@ -130,8 +133,8 @@ class Several(Part):
 
     def forward(self, sample: Sample) -> Tokens:
         found = {name: part(self.given(sample, name)) for name, part in zip(self.fields, self.each)}
-        b = len(sample["key"])
         x = {name: tokens.x[name] for name, tokens in found.items()}
+        b = next(iter(x.values())).shape[0]
         axes = max(tokens.pos.shape[2] for tokens in found.values())
         batch = max(tokens.pos.shape[0] for tokens in found.values())
         pos = [F.pad(t.pos, (0, axes - t.pos.shape[2])).expand(batch, -1, -1) for t in found.values()]

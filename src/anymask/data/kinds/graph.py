@@ -49,6 +49,7 @@ class GraphKind(Kind):
     held_in = "a folder with nodes.csv and edges.csv, or a raw set of Planetoid or TU"
     varies = True  # in the number of nodes
     endings: frozenset[str] = frozenset()
+    alone = True
     recipe = "graphmae"
     samples_seen, most_epochs = 50_000, 1500  # one graph: 1,500 steps (GraphMAE's of Cora)
     fewest = 1  # a graph has many nodes to hide
