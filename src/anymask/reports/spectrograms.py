@@ -124,9 +124,8 @@ def _text(x: float, y: float, words: str, anchor: str, size: int) -> str:
 
 def _words(panel: Panel, count: int, there: np.ndarray) -> str:
     words = [f"{panel.name}: spectrogram{'s' * (count != 1)} of {count} sound{'s' * (count != 1)}"]
-    if panel.shown is not None:
-        hidden = 1 - panel.shown.cpu().numpy()[there].mean()
-        words.append(f"{hidden:.0%} of the patches hidden")
+    if panel.shown is not None and not panel.shown.cpu().numpy()[there].all():
+        words.append(f"{1 - panel.shown.cpu().numpy()[there].mean():.0%} of the patches hidden")
     if panel.predicted is not None and panel.predicted.any():
         words.append(f"{int(panel.predicted.sum())} patches predicted")
     if panel.values is not None:
