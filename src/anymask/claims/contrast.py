@@ -49,7 +49,7 @@ class Contrast(Metric):
         source = Source(name=whole.name, columns={"volume": pair}, ids=[str(start) for _, start in pair.rows])
         train = np.flatnonzero(height + CROP + STRIDE // 2 <= border)
         test = np.flatnonzero(height >= border)
-        both = [row for row in test if not np.isnan(source[int(row)]["volume"].read()).all((1, 2, 3)).any()]
+        both = [int(row) for row in test if not np.isnan(source[int(row)]["volume"].read()).all((1, 2, 3)).any()]
         if not len(train) or not len(both):
             raise ClaimError(f"the scans of {whole.name} are too low for two parts of {CROP} voxels each")
         return source.subset(train), source.subset(both)
