@@ -64,7 +64,7 @@ def test_whole_sets_are_rebuilt(run):
     assert names == set(run[0].model().tokenizer.streams)
     by = {(row[0], row[1]): row[2].mean for row in table.rows}
     if run[0].recipe.slug == "bm-mae":  # the contrasts are each other's negative: a line does nearly all
-        assert by["b", "linear in the others"] < 0.6 * by["b", "mean of the set"]
+        assert by["b", "linear in the others"] < 0.7 * by["b", "mean of the set"]
 
 
 def test_pictures_hatch_what_is_hidden(run):

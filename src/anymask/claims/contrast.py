@@ -48,8 +48,8 @@ class Contrast(Metric):
         border = int(np.median(height)) + STRIDE
         source = Source(name=whole.name, columns={"volume": pair}, ids=[str(start) for _, start in pair.rows])
         train = np.flatnonzero(height + CROP + STRIDE // 2 <= border)
-        test = np.flatnonzero(height >= border).tolist()
-        both = [row for row in test if not np.isnan(source[row]["volume"].read()).all((1, 2, 3)).any()]
+        test = np.flatnonzero(height >= border)
+        both = [int(row) for row in test if not np.isnan(source[int(row)]["volume"].read()).all((1, 2, 3)).any()]
         if not len(train) or not len(both):
             raise ClaimError(f"the scans of {whole.name} are too low for two parts of {CROP} voxels each")
         return source.subset(train), source.subset(both)

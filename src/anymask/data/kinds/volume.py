@@ -200,7 +200,7 @@ class VolumeKind(Kind):
 
         if isinstance(spec, (str, os.PathLike)):
             return open_path(Path(spec).expanduser(), options)
-        given = spec if isinstance(spec, (list, tuple)) else [spec]
+        given = spec if isinstance(spec, list) else [spec]
         if not given:
             return None
         if all(_is_image(item) for item in given):

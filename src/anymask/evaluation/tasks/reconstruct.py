@@ -147,10 +147,9 @@ def _fillings(model: Model, x: Tensor, valid: Tensor | None) -> dict[str, Fill]:
         content, step.mask.visible, step.tokens.pos, step.tokens.kinds
     )
     if hasattr(model.tokenizer, "whole") and len(model.tokenizer.streams) == 1:
-        name = "linear interpolation"
-        fill: Callable[[Tensor, Tensor], Tensor] = interpolated
-        if len(model.tokenizer.sides) > 2:  # of more axes it takes hours
-            name, fill = ("nearest visible voxel", nearest_value)
+        wide = len(model.tokenizer.sides) > 2  # linear interpolation of more axes takes hours
+        fill: Callable[[Tensor, Tensor], Tensor] = nearest_value if wide else interpolated
+        name = "nearest visible voxel" if wide else "linear interpolation"
         found[name] = lambda step, content: _interpolated(model, step, content, fill)
     if gaussian is not None:
         found["best linear prediction"] = lambda step, content: gaussian(content, step.mask.visible)
