@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anymask.data import DataError, Field, Source, open_source, ordered_loader
-from anymask.data.kinds.table import KIND, TableColumn, levels_of
+from anymask.data.kinds.table import KIND, TableColumn, empty_of, levels_of
 from anymask.engine import Mask, Model, Step, split
 from anymask.evaluation.errors import EvaluateError
 from anymask.run import Run
@@ -98,8 +98,9 @@ def _check_columns(model: Model, data: Source, field: Field) -> None:
     if field.name not in data.columns:
         raise DataError(f"{data.name} is no table (it has: {', '.join(data.columns)}); give one to impute")
     column = data.columns[field.name]
-    names, levels = getattr(column, "names", field.columns), getattr(column, "levels", levels_of(field))
-    KIND.compare_columns(field, names, levels, model.schema.source, data.name)
+    if isinstance(column, TableColumn):
+        empty = empty_of(np.asarray(column.array)[data.rows], column.names)
+        KIND.compare_columns(field, column.names, column.levels, empty, model.schema.source, data.name)
 
 
 def predicted_cells(model: Model, sample: dict[str, Tensor]) -> Tensor:

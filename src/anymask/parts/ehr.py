@@ -84,10 +84,9 @@ class WithValue(Scored):
         super().__init__(model, ratio=ratio)
 
     def visible(self, tokens: Tokens) -> Tensor:
-        whole = torch.ones(tokens.shape, dtype=torch.bool) if tokens.valid is None else tokens.valid
-        count = whole.sum(1)
-        hidden = (count * self.ratio).round().long().clamp(min=1).minimum(count - 1).clamp(min=0)
-        return count - hidden
+        count = torch.full_like(tokens.pos[:, 0, 0], tokens.shape[1]) if tokens.valid is None else tokens.valid.sum(1)
+        count = count.long()
+        return count - (count * self.ratio).round().long().clamp(min=1).minimum(count - 1).clamp(min=0)
 
     def score(self, step: Step, model: Model) -> Tensor:
         null = step.tokens.x[model.tokenizer.field][..., 1] < -0.5

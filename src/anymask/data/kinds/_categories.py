@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,14 +26,15 @@ class Group(NamedTuple):
 
     @property
     def size(self) -> int:
-        return len(self.names)
+        """At least 1, also where no cell of the column was there in training."""
+        return len(self.names) or 1
 
     def words(self) -> str:
-        total = max(sum(self.counts), 1)
-        order = sorted(range(self.size), key=lambda n: -self.counts[n])
+        total, count = max(sum(self.counts), 1), len(self.names)
+        order = sorted(range(count), key=lambda n: -self.counts[n])
         told = [f"{self.names[n]} {self.counts[n] / total:.0%}" for n in order[:4]]
-        more = f" and {self.size - 4} more" if self.size > 4 else ""
-        return f"{self.size} categor{'y' if self.size == 1 else 'ies'}: {', '.join(told)}{more}"
+        more = f" and {count - 4} more" if count > 4 else ""
+        return f"{count} categor{'y' if count == 1 else 'ies'}: {', '.join(told)}{more}"
 
 
 def categories_of(field: Field) -> dict[str, Group]:
@@ -67,11 +68,12 @@ def renumbered(cells: np.ndarray, names: Sequence[str], field: Field, column: st
     return table[np.where(np.isnan(cells), len(names), cells).astype(np.int64)]
 
 
-def check_types(trained: Field, given: Levels, trained_on: str, given_by: str) -> None:
-    """Raises SchemaError where a column is of numbers in one table and of categories in the other."""
+def check_types(trained: Field, given: Levels, empty: Collection[str], trained_on: str, given_by: str) -> None:
+    """Raises SchemaError where a column is of numbers in one table and of categories in the other; `empty` are columns
+    without a cell, which may be either."""
     ours = categories_of(trained)
     for name in trained.columns:
-        if (name in ours) != (name in given):
+        if (name in ours) != (name in given) and name not in empty:
             kinds = ("categories", "numbers") if name in ours else ("numbers", "categories")
             raise SchemaError(f"column '{name}' holds {kinds[1]} in {given_by} and {kinds[0]} in {trained_on}, which "
                               f"the model was trained on; give it as {kinds[0]} (categories=, --category)")  # fmt: skip

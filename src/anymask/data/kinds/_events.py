@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,11 +92,11 @@ def columns_of(path: Path) -> list[str]:
 
         try:
             return list(pq.read_schema(path).names)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path} cannot be read as parquet ({error}); download or write it again") from error
+        except (pa.ArrowInvalid, OSError):  # whoever reads it in full says so
+            return []
     try:
         return _cells._header(path)[0]
-    except (DataError, UnicodeDecodeError):  # whoever reads it in full says so
+    except (DataError, UnicodeDecodeError, OSError):
         return []
 
 
@@ -182,7 +183,7 @@ def _values(column: Any, what: str) -> tuple[np.ndarray, list[str]]:
     bad = np.flatnonzero(np.abs(values) > _cells.LARGEST)
     if len(bad):
         raise DataError(f"{what} holds infinite numbers, or beyond {_cells.LARGEST:.1e}, in {len(bad):,} rows (first: "
-                        f"row {int(bad[0]) + 1}); empty those cells, which makes them missing")  # fmt: skip
+                        f"row {int(bad[0]) + 1}); make those cells empty, which is missing")  # fmt: skip
     return values, notes
 
 
@@ -246,7 +247,7 @@ def open_events(spec: Any, options: Options, make: Any) -> Source | None:
         return None
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _open_folder(path, options, make, asked)
+        return _open_folder(path, options, make, asked) if os.access(path, os.R_OK | os.X_OK) else None
     if path.suffix.lower() not in FILES or not path.is_file():
         return None
     roles = _told(columns_of(path), options, path.name, asked)
@@ -276,7 +277,8 @@ def _framed(spec: Any) -> Any:
 
 def _open_folder(root: Path, options: Options, make: Any, asked: bool) -> Source | None:
     """A folder with one long table, or one a split, and a table of outcomes with a row for each stay."""
-    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in FILES and path.is_file()]
+    found = sorted(name for name in os.listdir(root) if name.lower().endswith(FILES))
+    files = [root / name for name in found if (root / name).is_file()]
     if not files and options.kind is not None:
         raise DataError(f"{root} holds no .csv, .tsv or .parquet file with a table of measurements; add one")
     if not files or len(files) > 20:
@@ -357,5 +359,5 @@ def _by_stay(columns: dict[str, _cells.Raw], key: str, name: str, events: Events
     found = [held.get(word) for word in events.ids]
     if not any(word in held for word in events.ids):
         raise DataError(f"no stay of the events is in {where}: '{key}' is {events.ids[0]!r} in one and {words[0]!r} in "
-                        "the other")  # fmt: skip
+                        "the other; give the outcomes of these stays")  # fmt: skip
     return found

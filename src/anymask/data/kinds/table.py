@@ -68,6 +68,11 @@ def cells_of(source: Source) -> np.ndarray:
     return np.asarray(table_of(source).array)[source.rows].astype(np.float64)
 
 
+def empty_of(cells: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The columns of (N, F) cells that hold none."""
+    return [name for name, gone in zip(names, np.isnan(cells).all(0)) if gone]
+
+
 def with_cells(source: Source, cells: np.ndarray, names: Sequence[str] | None = None, levels: Levels | None = None
                ) -> Source:  # fmt: skip
     """The same rows with other cells (N, F); `names` are those of their columns and `levels` of their categories, None
@@ -182,19 +187,20 @@ class TableKind(Kind):
             return column
         array = np.asarray(column.array)[:, [column.names.index(name) for name in field.columns]]
         if levels or column.levels:
-            check_types(field, column.levels, "the training data", "these")
             array = array.astype(np.float64)
+            check_types(field, column.levels, empty_of(array, field.columns), "the training data", "these")
         for place, name in enumerate(field.columns):
             if name in levels:
-                array[:, place] = renumbered(array[:, place], column.levels[name], field, name)
+                array[:, place] = renumbered(array[:, place], column.levels.get(name, ()), field, name)
         return TableColumn(array, field.columns, levels=levels)
 
     def compare(self, trained: Field, given: Field, trained_on: str, given_by: str) -> list[str]:
-        return self.compare_columns(trained, given.columns, levels_of(given), trained_on, given_by)
+        empty = [name for name, gap in zip(given.columns, given.gaps) if gap == 1.0]
+        return self.compare_columns(trained, given.columns, levels_of(given), empty, trained_on, given_by)
 
-    def compare_columns(self, trained: Field, names: Sequence[str], levels: Levels, trained_on: str, given_by: str
-                        ) -> list[str]:  # fmt: skip
-        """As `compare`, of a table of which the columns and their categories are known, and nothing measured."""
+    def compare_columns(self, trained: Field, names: Sequence[str], levels: Levels, empty: Sequence[str],
+                        trained_on: str, given_by: str) -> list[str]:  # fmt: skip
+        """As `compare`, of a table of which the columns are known, their categories and those without a cell."""
         ours, theirs = set(trained.columns), set(names)
         quoted = lambda names: some([f"'{name}'" for name in names], 6)
         lacking = [name for name in trained.columns if name not in theirs]
@@ -206,7 +212,7 @@ class TableKind(Kind):
         if extra and _numbered(names):
             raise SchemaError(f"'{trained.name}' has {len(names)} columns in {given_by}, the model was trained "
                               f"with {len(ours)} ({trained_on}); give an array of these, or a table with their names")
-        check_types(trained, levels, trained_on, given_by)
+        check_types(trained, levels, empty, trained_on, given_by)
         notes = unseen(trained, levels, given_by)
         if extra:
             notes.append(f"columns of {given_by} that the model was not trained with are not used: {quoted(extra)}")
@@ -364,4 +370,5 @@ def _from_columns(columns: list[_cells.Raw], options: Options, name: str, again:
 
 
 KIND = TableKind()
-__all__ = ["KIND", "TableColumn", "TableKind", "cells_of", "levels_of", "table_of", "with_cells", "with_target"]
+__all__ = ["KIND", "TableColumn", "TableKind", "cells_of", "empty_of", "levels_of", "table_of",
+           "with_cells", "with_target"]  # fmt: skip

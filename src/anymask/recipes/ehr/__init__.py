@@ -1,0 +1,1 @@
+"""Systems first published for health records."""
