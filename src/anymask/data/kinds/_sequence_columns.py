@@ -113,8 +113,8 @@ def _said(kind: SequenceKind, columns: list[Raw], column: Raw, texts: Sequence[s
     label, notes = options.label, list[str]()
     if label is None and not any(one.name == "label" for one in columns):
         label, notes = _only_number(columns, column)
-    named = next((one for one in columns if one.name == (label or "label")), None) if label is None or isinstance(
-        label, str) else None
+    asked = "label" if label is None else label  # a name, or the labels themselves
+    named = next((one for one in columns if isinstance(asked, str) and one.name == asked), None)
     if kind.labelled_tokens and named is not None and named.text is not None and _by_letter(named.text, texts):
         mask = next((one.text for one in columns if one.name == "mask"), None)
         found = token_labels(texts, named.text, mask, name)
@@ -140,7 +140,7 @@ def _counts(numbers: np.ndarray) -> bool:
 
 
 def _by_letter(cells: Sequence[str | None], texts: Sequence[str]) -> bool:
-    """Whether the cells are as long as the sequences, which have more than one length or more than three letters."""
+    """Whether the cells are as long as their sequences, of which some have more than three letters."""
     pairs = [(len(cell), len(text)) for cell, text in zip(cells, texts) if cell and text]
     same = sum(one == two for one, two in pairs)
     return bool(pairs) and same >= LIKELY * len(pairs) and max(two for _, two in pairs) > 3
