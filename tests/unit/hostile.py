@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-NOT_YET = {"ecg", "trajectory", "mixed"}
+NOT_YET = {"ecg", "trajectory", "depth", "classmap"}
 
 
 @dataclass(frozen=True)

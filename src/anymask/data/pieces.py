@@ -177,7 +177,7 @@ def _of_cells(name: str, path: Path, cells: list[str | None], rows: np.ndarray, 
     from .kinds.text import TextColumn
 
     names = [str(cells[n]) for n in rows]
-    known = frozenset().union(*(kind.endings | kind.asked_endings for kind in all_kinds().values())) - {".txt"}
+    known = frozenset().union(*(kind.endings | kind.asked_endings for kind in all_kinds().values())) - {".txt", ""}
     if names and options.kind != "text" and all(Path(file).suffix.lower() in known for file in names[:100]):
         kind = kind_for(name, names, options, str(path))
         blobs = FileBlobs(path.parent, names)

@@ -91,9 +91,9 @@ def of_categories(column: Raw) -> Feature:
         cells = np.where(np.isnan(numbers), np.nan, np.searchsorted(found, np.nan_to_num(numbers)))
         names = ("false", "true") if column.boolean else tuple(f"{value:.15g}" for value in found)
         return Feature(column.name, numbers if column.boolean else cells, names if len(found) else None)
-    names = tuple(sorted({cell for cell in column.text if cell is not None})) or None
-    place = {name: n for n, name in enumerate(names or ())}
-    return Feature(column.name, np.array([np.nan if c is None else place[c] for c in column.text]), names)
+    names = tuple(sorted({cell for cell in column.text if cell is not None}))
+    place = {name: n for n, name in enumerate(names)}
+    return Feature(column.name, np.array([np.nan if c is None else place[c] for c in column.text]), names or None)
 
 
 def of_dates(column: Raw, where: str) -> list[Feature]:
