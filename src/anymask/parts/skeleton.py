@@ -163,6 +163,7 @@ class Segments(Part):
         super().__init__(model)
         (self.stream,) = model.tokenizer.streams
         self.normalise, self.space, self.segment = normalise, model.tokenizer.space, model.tokenizer.segment
+        self.joints = model.tokenizer.joints
         self.heads = {"segment": Head(model.tokenizer.streams[self.stream])}
 
     def whole(self, step: Step) -> Tensor:
@@ -226,8 +227,9 @@ class Motion(Segments):
         )
 
     def whole(self, step: Step) -> Tensor:
-        assert step.tokens.grid is not None
-        track = tracks(step.tokens.x[self.stream].float(), step.tokens.grid, self.space)  # B J T D
+        x = step.tokens.x[self.stream].float()
+        # Beside other parts, a sequence's tokens come without their grid.
+        track = tracks(x, step.tokens.grid or (self.joints, x.shape[1] // self.joints), self.space)  # B J T D
         later = F.pad(track[:, :, self.stride :], (0, 0, 0, self.stride), value=torch.nan)
         return (later - track).unflatten(2, (-1, self.segment)).flatten(3).flatten(1, 2)
 
