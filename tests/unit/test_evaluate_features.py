@@ -121,6 +121,12 @@ def test_padding_does_not_change_features(mixed, tmp_path):
     assert embed(model, source, pool="tokens", size=32, batch_size=1).shape == (4, 64, 32)
 
 
+def test_a_single_file_is_embedded(mixed):
+    source = open_source(mixed)
+    model = find("mae").build(infer_schema(source, size=32), SMALL)
+    np.testing.assert_allclose(embed(model, mixed / "1.png"), embed(model, source)[1:2], atol=1e-5)
+
+
 def test_an_unreadable_sample_is_nan(mixed):
     source = open_source(mixed)
     model = find("mae").build(infer_schema(source, size=32), SMALL)

@@ -131,13 +131,16 @@ class Schema:
         return [*rows, ("fingerprint", self.fingerprint[:16])]
 
 
-def infer_schema(source: AnySource, *, size: int | tuple[int, int] | None = None) -> Schema:
+def infer_schema(
+    source: AnySource, *, size: int | tuple[int, int] | None = None, fewest: int | None = None
+) -> Schema:
     """The schema of a source, by a seeded sample of at most 2,000 images or 100,000 rows (of a stream the first ones).
 
-    `size` sets the size in training: one side or (H, W). Raises DataError for fewer than two samples, for values that
-    are not finite, and what the kinds themselves refuse.
+    `size` sets the size in training: one side or (H, W); `fewest` are the samples that there have to be, by default as
+    many as pre-training needs. Raises DataError for fewer, for values that are not finite, and what the kinds
+    themselves refuse.
     """
-    fewest = max(kind.fewest for kind in source.kinds.values())
+    fewest = max(kind.fewest for kind in source.kinds.values()) if fewest is None else fewest
     if source.count is not None and source.count < fewest:
         raise DataError(f"{source.name} holds {source.count} sample; pre-training needs at least {fewest}: add more "
                         "data (a trained model embeds single files)")

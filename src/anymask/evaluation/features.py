@@ -143,7 +143,7 @@ def embed(
     """
     encode = encoder(run, pool=pool, layer=layer, precision=precision, trained=trained, device=device)
     data = source if isinstance(source, Source) else open_source(source)
-    encode.schema.check(infer_schema(data))
+    encode.schema.check(infer_schema(data, fewest=1))
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to embed it")
     if out is None:

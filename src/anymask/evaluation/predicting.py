@@ -38,7 +38,7 @@ def predict(folder: str | Path, source: object, *, out: str | Path | None = None
         raise EvaluateError(f"predictions are written to .csv or .parquet, not to {path.name}")
     classifier, run, names = load_classifier(folder)
     data = open_source(source)
-    run.schema.check(infer_schema(data))
+    run.schema.check(infer_schema(data, fewest=1))
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to predict on it")
     ids, table = (
