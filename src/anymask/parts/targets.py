@@ -126,26 +126,6 @@ class Classes(Part):
         return step.pred["classes"].argmax(-1)
 
 
-class Values(Part):
-    """The content of the asked tokens of one stream as the tokenizer scales it: (Q, M, D).
-
-    Args:
-        stream: None = the tokenizer's only one.
-    """
-
-    def __init__(self, model: Model, *, stream: str | None = None):
-        super().__init__(model)
-        self.stream = stream or next(iter(model.tokenizer.streams))
-        self.heads = {"cells": Head(model.tokenizer.streams[self.stream])}
-
-    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
-        return {"cells": take(step.tokens.x[self.stream], step.mask.ask, step.mask.ask_of).float()}
-
-    def content(self, step: Step) -> Tensor:
-        """Predictions in the units of the tokens' content: (Q, M, D)."""
-        return step.pred["cells"].float()
-
-
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread over the last axis, kept; as MAE, unbiased and with 1e-6 added to the variance."""
     return x.mean(-1, keepdim=True), (x.var(-1, keepdim=True) + 1e-6).sqrt()
