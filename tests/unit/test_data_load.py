@@ -304,11 +304,11 @@ def test_augmentations_keep_type_and_range(dtype, channels):
 
 
 def test_resizing_agrees_over_types():
-    image = RNG.integers(60, 190, (3, 24, 31), dtype=np.uint8)  # no overshoot, which 8 bits clip between the passes
+    rng = np.random.default_rng(1)  # its own, so that the picture does not depend on which tests ran before
+    image = rng.integers(60, 190, (3, 24, 31), dtype=np.uint8)  # no overshoot, which 8 bits clip between the passes
     for box in (None, (3.0, 2.0, 20.0, 22.0)):
         packed, planes = resize(image, (13, 40), box), resize(image.astype(np.float32), (13, 40), box)
-        # Rounding by half a step between the passes, times the weights of the second (1.3 at most), and at the end.
-        assert np.abs(packed - planes).max() <= 1.15
+        assert np.abs(packed - planes).max() <= 1.01  # rounding between the two passes
     torch_way = torch.nn.functional.interpolate(torch.from_numpy(image)[None].float(), (13, 13), mode="bicubic",
                                                 antialias=True, align_corners=False)[0].clamp(0, 255)
     assert np.abs(torch_way.numpy() - resize(image.astype(np.float32), (13, 13))).max() < 0.1

@@ -13,14 +13,13 @@ from anymask.claims.contrast import Contrast
 from anymask.claims.cross import Cross
 from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.filling import FillIn
+from anymask.claims.forecasts import Forecast, ForecastTracks
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
 from anymask.claims.metrics import (
     FewLabels,
     FewLabelsPrecision,
     FineTune,
     Folds,
-    Forecast,
-    ForecastTracks,
     Impute,
     Metric,
     Probe,
