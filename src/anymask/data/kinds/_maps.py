@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..augment import resize
-from ..columns import Column
+from ..columns import ArrayColumn, Column
+from ..errors import DataError
 from ..options import Options
 from ..schema import Field
 from . import _pictures, image
@@ -23,11 +24,22 @@ class MapKind(image.ImageKind):
     asked_endings = _pictures.ENDINGS
     on_grid = False  # of kinds that any recipe of images could take
     recipe = "multimae"
+    called: str  # in words
+    held: str  # dtype of values
+    converted: Callable[[np.ndarray], np.ndarray]  # an array of maps as values are
 
     def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
         if options.kind != self.name:
             return None
-        return super().array_column(array, options, name)
+        found = super().array_column(array, options, name)
+        if found is None:
+            return None
+        assert isinstance(found, ArrayColumn) and found.shape is not None
+        if found.shape[0] != 1:
+            raise DataError(f"{name} has {found.shape[0]} channels, and a {self.called} has one; give an array "
+                            "(N, H, W)")
+        return ArrayColumn(self, found.array, dtype=self.held, convert=self.converted, mapped=found.mapped,
+                           reopen=found.reopen)
 
     def object_reader(self, example: Any, options: Options) -> Callable[[Any, str], np.ndarray] | None:
         return None

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..columns import ArrayColumn, Blobs, Column
+from ..columns import Blobs, Column
 from ..errors import DataError, SchemaError, Unreadable
 from ..kind import Blob, Meter, Settled
 from ..options import Options
@@ -21,6 +21,10 @@ from ._maps import MapKind, one_channel
 UNKNOWN = 255  # of a pixel that has no class, as in PASCAL VOC and Cityscapes
 CLASSES = 5  # of made-up maps
 MOST = 255
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return numbered(array.reshape(1, -1), "the array").reshape(array.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,7 @@ def numbered(array: np.ndarray, name: str) -> np.ndarray:
 
 class ClassMapKind(MapKind):
     name = "classmap"
+    called, held, converted = "class map", "uint8", staticmethod(_bytes)
     folders = ("classmap", "classes", "semseg", "segmentation", "segmentations", "mask", "masks")
     parts = "anymask.parts.maps:CLASSES"
 
@@ -62,15 +67,6 @@ class ClassMapKind(MapKind):
         found = super().settle(blobs, one_channel(options))
         shape = None if found.shape is None else (1, *found.shape[1:])
         return Settled(Decoder(layout=options.layout), shape, "uint8", found.bad, [])
-
-    def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
-        found = super().array_column(array, options, name)
-        if found is None:
-            return None
-        assert isinstance(found, ArrayColumn) and found.shape is not None
-        if found.shape[0] != 1:
-            raise DataError(f"{name} has {found.shape[0]} channels, and a class map has one; give an array (N, H, W)")
-        return ArrayColumn(self, found.array, dtype="uint8", convert=_bytes, mapped=found.mapped, reopen=found.reopen)
 
     def meter(self, name: str, size: Any, column: Column | None) -> Meter:
         return ClassMeter(name, size, getattr(column, "classes", None))
@@ -146,10 +142,6 @@ def made_up(count: int, size: tuple[int, ...], classes: int, seed: int) -> Tenso
     smooth = image.smooth(count, (1, *size), seed + 8).float()
     fine = torch.rand(smooth.shape, generator=torch.Generator().manual_seed(seed + 9))
     return torch.where(fine < 0.02, UNKNOWN, (smooth / 256 * classes).floor()).to(torch.uint8)
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    return numbered(array.reshape(1, -1), "the array").reshape(array.shape)
 
 
 KIND = ClassMapKind()

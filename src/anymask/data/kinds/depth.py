@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..collate import pad_grid
-from ..columns import ArrayColumn, Blobs, Column
+from ..columns import Blobs, Column
 from ..errors import DataError, Unreadable
 from ..kind import Blob, Meter, Settled
 from ..options import Options
@@ -43,6 +43,7 @@ class Decoder:
 
 class DepthKind(MapKind):
     name = "depth"
+    called, held, converted = "depth map", "float32", staticmethod(known)
     folders = ("depth", "depths", "disparity", "disparities")
     parts = "anymask.parts.maps:DEPTH"
 
@@ -53,15 +54,6 @@ class DepthKind(MapKind):
             raise DataError(f"{blobs[0].name} has {channels} channels, and a depth map has one: give grey pictures of "
                             "8 or 16 bits, .tif or .npy, or read them as images (kind=image)")
         return Settled(Decoder(layout=options.layout), found.shape, "float32", found.bad, [])
-
-    def array_column(self, array: np.ndarray, options: Options, name: str) -> Column | None:
-        found = super().array_column(array, options, name)
-        if found is None:
-            return None
-        assert isinstance(found, ArrayColumn) and found.shape is not None
-        if found.shape[0] != 1:
-            raise DataError(f"{name} has {found.shape[0]} channels, and a depth map has one; give an array (N, H, W)")
-        return ArrayColumn(self, found.array, dtype="float32", convert=known, mapped=found.mapped, reopen=found.reopen)
 
     def meter(self, name: str, size: Any, column: Column | None) -> Meter:
         return DepthMeter(name, size)
