@@ -183,9 +183,25 @@ def test_precision_of_a_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for has, width, want in [(True, 96, "bf16"), (True, 64, "fp32"), (False, 192, "fp32")]:
-        monkeypatch.setattr(precision, "cpu_has_bf16", lambda has=has: has)
+        monkeypatch.setattr(precision, "multiplies_bf16", lambda has=has: has)
         assert precision.choose("auto", width)[0] == want
     assert precision.choose("bf16", 32)[0] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("AuthenticAMD", "avx512f", False),
+    ],
+)
+def test_which_processors_multiply_bf16_faster(monkeypatch, vendor, flags, fast):
+    text = f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags} rdseed\nbugs\t\t: amx_bf16\n"
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(precision.Path, "read_text", lambda path: text)
+    assert precision.multiplies_bf16() is fast
 
 
 # metrics
