@@ -23,7 +23,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from anymask.data import Schema
+from anymask.data import Schema, Source, StreamSource, open_source
+from anymask.data.source import AnySource
 from anymask.engine import Model
 from anymask.errors import AnymaskError
 from anymask.recipe import Recipe, Size
@@ -31,6 +32,11 @@ from anymask.recipe import Recipe, Size
 FORMAT = 1
 EVALUATION = "evaluation.json"
 EVALUATIONS = "evaluations"
+# Options of `open_source` that also hold for other data that a run is used on; others name a part of its own data.
+LASTING = (
+    "na_values", "categories", "events", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
+    "derive",
+)  # fmt: skip
 ENCODER_PARTS = ("tokenizer", "stem", "encoder")
 
 
@@ -112,6 +118,20 @@ class Run:
         stages = [stage.slug for stage in self.recipe.stages.get("stages", ())]
         earlier = {name: Run.open(self.folder / "stages" / name).model() for name in stages}
         return fresh(self.recipe, self.schema, self.size, seed=self.settings.get("seed", 0), earlier=earlier)
+
+    def source(self, spec: object, *, labelled: bool = True, **given: Any) -> AnySource:
+        """`open_source(spec)` as the run's own data were opened, but for what is `given`; a Source stays as it is.
+
+        The columns of labels and groups are those of the run's data too, if `labelled`.
+        """
+        if isinstance(spec, (Source, StreamSource)):
+            return spec
+        saved = self.settings.get("opening", {})
+        names = {*LASTING, *(("label", "group") if labelled else ())}
+        if "parts" in saved:  # which may be parts by group
+            names.add("group")
+        opening = {name: value for name, value in saved.items() if name in names}
+        return open_source(spec, **{**opening, **{name: value for name, value in given.items() if value}})
 
     def save_weights(self, model: Model) -> None:
         """Write model.safetensors and encoder.safetensors.

@@ -13,9 +13,8 @@ from task_tools import made
 from train_tools import run
 
 from anymask.claims import ClaimError, Forecast
-from anymask.cli.options import open_for
 from anymask.data import open_source
-from anymask.evaluation import EvaluateError, evaluate
+from anymask.evaluation import EvaluateError, embed, evaluate
 from anymask.evaluation.forecasting import (
     PENALTIES,
     board,
@@ -191,8 +190,10 @@ def test_lines_hidden_spans_and_predictions(drawn, path):
 
 
 def test_a_source_is_opened_again_as_the_run_opened_it(drawn, path):
-    again = open_for(drawn, str(path))
+    again = drawn.source(str(path))
     assert again.columns["series"].length == WINDOW and again.fingerprint() == drawn.schema.fingerprint
+    assert drawn.source(again) is again and drawn.source(str(path), window=2 * WINDOW).columns["series"].length > WINDOW
+    assert len(embed(drawn, str(path))) == len(again)  # windows of the run's length, though only the path is given
 
 
 def test_a_page_of_series_is_whole(drawn, path, tmp_path):

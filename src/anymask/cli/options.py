@@ -136,21 +136,6 @@ def open_run(folder: str, recipe_file: str | None) -> Any:
     return Run.open(folder)
 
 
-def open_for(run: Any, source: str, *, labelled: bool = True, **given: Any) -> Any:
-    """A source opened as the run's was, but for what is given; its label and group columns only where they are used."""
-    from anymask.data import open_source
-
-    as_before = (
-        "na_values", "categories", "events", "strict", "kind", "window", "stride", "parts", "text", "canonical", "rate",
-        "derive", *(("label", "group") if labelled else ()),
-    )  # fmt: skip
-    opening = run.settings.get("opening", {})
-    if "parts" in opening:  # which may be parts by group
-        as_before += ("group",)
-    saved = {name: value for name, value in opening.items() if name in as_before}
-    return open_source(source, **{**saved, **{name: value for name, value in given.items() if value}})
-
-
 def recipe_or_run(name: str) -> Recipe:
     if Path(name).is_dir():
         return open_run(name, None).recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from anymask.cli.options import as_json, label, load_recipe, recipe_files, show_table
+from anymask.cli.options import as_json, label, load_recipe, open_run, recipe_files, show_table
 
 
 @click.command()
@@ -23,12 +23,11 @@ def report(
     out: Path, samples: int, seed: int,
 ) -> None:  # fmt: skip
     """One HTML page of what each RUN was worth and looks like, side by side; it opens offline."""
-    from anymask.data import open_source
     from anymask.reports import report
 
-    load_recipe(recipe_file)
-    data = None if source is None else open_source(source, label=label)
-    held = None if test is None else open_source(test, label=label)
+    first = open_run(runs[0], recipe_file)
+    data = None if source is None else first.source(source, label=label)
+    held = None if test is None else first.source(test, label=label)
     click.echo(f"wrote {report(runs, data, out, test=held, samples=samples, seed=seed)}")
 
 

@@ -13,7 +13,6 @@ from anymask.cli.options import (
     group,
     label,
     labels_asked,
-    open_for,
     open_run,
     recipe_files,
     show_table,
@@ -52,7 +51,7 @@ def embed(run: str, source: str, recipe_file: str | None, label: str | None, str
     from anymask.evaluation import embed
 
     made = open_run(run, recipe_file)
-    data = open_for(made, source, labelled=label is not None, label=label, strict=strict)
+    data = made.source(source, labelled=label is not None, label=label, strict=strict)
     path = embed(made, data, progress=True, **options)
     click.echo(f"wrote {path}")
 
@@ -89,12 +88,12 @@ def evaluate(
             mend = "--json is quiet" if name == "progress" else f"give it as --{name} {changes[name]}"
             raise click.BadParameter(f"--set {name}={changes[name]}: {mend}")
     opened = open_run(run, recipe_file)
-    data = open_for(opened, source, label=label, group=group)
+    data = opened.source(source, label=label, group=group)
     given = {name: value for name, value in options.items() if value is not None} | changes
     if labels is not None:
         given["labels"] = labels_asked(labels)
     if test is not None:
-        given["test"] = open_for(opened, test, label=label)
+        given["test"] = opened.source(test, label=label)
     task = task or default_task(data, given)
     table = evaluate(opened, data, task=task, seed=seed, progress=not as_json, **given)
     opened.keep(f"{task} on {data.name}", table.to_json())
@@ -124,7 +123,7 @@ def finetune(
 
     made = open_run(run, recipe_file)
     given = {name: value for name, value in options.items() if value is not None}
-    folder = finetune(made, open_for(made, source, label=label, group=group), pretrained=not from_scratch, **given)
+    folder = finetune(made, made.source(source, label=label, group=group), pretrained=not from_scratch, **given)
     click.echo(f"wrote {folder}; anymask predict {folder} SOURCE uses it")
 
 
@@ -139,7 +138,7 @@ def predict(classifier: str, source: str, recipe_file: str | None, as_json: bool
     from anymask.evaluation import predict
 
     made = open_run(classifier, recipe_file)
-    table = predict(classifier, open_for(made, source, labelled=False), out=out)
+    table = predict(classifier, made.source(source, labelled=False), out=out)
     if out is None or as_json:
         show_table(table, as_json)
     else:

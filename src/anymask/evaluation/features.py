@@ -141,8 +141,9 @@ def embed(
         SchemaError: the data do not fit the model. DataError: a stream, or samples whose features differ in shape.
         EvaluateError: unknown pooling, precision or file ending.
     """
+    run = run if isinstance(run, (Run, Model)) else Run.open(run)
     encode = encoder(run, pool=pool, layer=layer, precision=precision, trained=trained, device=device)
-    data = source if isinstance(source, Source) else open_source(source)
+    data = run.source(source, labelled=False) if isinstance(run, Run) else open_source(source)
     encode.schema.check(infer_schema(data, fewest=1))
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to embed it")

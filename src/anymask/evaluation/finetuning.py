@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from anymask.data import DataError, Source, few_label_draws, infer_schema, open_source, split_source
+from anymask.data import DataError, Source, few_label_draws, infer_schema, split_source
 from anymask.evaluation.inputs import labelled
 from anymask.evaluation.tuning import (
     Check,
@@ -79,7 +79,7 @@ def finetune(
         EvaluateError: `trainable_blocks` of an encoder without blocks, or a loss that is not finite.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    train, held = _data(source, test)
+    train, held = _data(run, source, test)
     run.schema.check(infer_schema(train))
     names = train.label_names or [str(i) for i in range(int(train.labels.max()) + 1)]  # type: ignore[union-attr]
     train, valid = _validation(train, labels, seed)
@@ -157,13 +157,18 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, Run, list[str]]:
 # Data.
 
 
-def _data(source: object, test: object | None) -> tuple[Source, Source | None]:
-    opened = open_source(source)
+def _data(run: Run, source: object, test: object | None) -> tuple[Source, Source | None]:
+    train = _opened(run, source)
+    if test is not None:
+        return labelled(train), labelled(_opened(run, test))
+    return labelled(train), labelled(train.split("test")) if "test" in train.splits else None
+
+
+def _opened(run: Run, source: object) -> Source:
+    opened = run.source(source)
     if not isinstance(opened, Source):
         raise DataError(f"{opened.name} is a stream; open it without streaming=True to fine-tune on it")
-    if test is not None:
-        return labelled(opened), labelled(open_source(test))
-    return labelled(opened), labelled(opened.split("test")) if "test" in opened.splits else None
+    return opened
 
 
 def _validation(train: Source, labels: int | None, seed: int) -> tuple[Source, Source | None]:

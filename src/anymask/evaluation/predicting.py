@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anymask.data import DataError, Source, infer_schema, open_source, ordered_loader
+from anymask.data import DataError, Source, infer_schema, ordered_loader
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import PRECISIONS
 from anymask.evaluation.finetuning import Classifier, load_classifier
@@ -37,7 +37,7 @@ def predict(folder: str | Path, source: object, *, out: str | Path | None = None
     if path is not None and path.suffix not in (".csv", ".parquet"):
         raise EvaluateError(f"predictions are written to .csv or .parquet, not to {path.name}")
     classifier, run, names = load_classifier(folder)
-    data = open_source(source)
+    data = run.source(source, labelled=False)
     run.schema.check(infer_schema(data, fewest=1))
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to predict on it")

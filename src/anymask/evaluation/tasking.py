@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anymask.data import DataError, Source, infer_schema, open_source
+from anymask.data import DataError, Source, infer_schema
 from anymask.evaluation import tasks
 from anymask.evaluation.errors import EvaluateError
 from anymask.run import Run
@@ -49,12 +49,12 @@ def evaluate(run: Run | str | Path, source: object, *, task: str | None = None, 
         SchemaError: the data do not fit the model. DataError: they are not what the task needs.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    data = opened(source)
+    data = opened(run, source)
     name = task or default_task(data, options)
     measure = _task(name)
     known = {n: p for n, p in inspect.signature(measure).parameters.items() if n not in ("run", "source")}
     if options.get("test") is not None:
-        options["test"] = opened(options["test"])
+        options["test"] = opened(run, options["test"])
     for option, value in options.items():
         if option not in known:
             raise EvaluateError(
@@ -105,12 +105,13 @@ def default_task(source: Source, options: Mapping[str, Any] | None = None) -> st
     return "retrieve" if "queries" in source.splits else "health"
 
 
-def opened(source: object) -> Source:
-    """
+def opened(run: Run, source: object) -> Source:
+    """`source` as the run's own data were opened, see `Run.source`.
+
     Raises:
         DataError: a stream.
     """
-    found = open_source(source)
+    found = run.source(source)
     if not isinstance(found, Source):
         raise DataError(
             f"{found.name} is a stream, whose labels are known by reading only; open it without streaming=True"

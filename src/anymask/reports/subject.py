@@ -293,12 +293,11 @@ def open_subjects(
     for subject, name in zip(subjects, unique_names([s.run.folder for s in subjects])):
         subject.name, subject.samples, subject.seed = name, samples, seed
     if source is not None:
-        opened = open_source(source)
-        if not isinstance(opened, Source):
-            raise DataError(f"{opened.name} is a stream; open it without streaming=True to report on it")
-        schema = infer_schema(opened)
         for subject in subjects:
-            subject.run.schema.check(schema)
+            opened = subject.run.source(source)
+            if not isinstance(opened, Source):
+                raise DataError(f"{opened.name} is a stream; open it without streaming=True to report on it")
+            subject.run.schema.check(infer_schema(opened))
             subject.source = opened
     else:
         for subject in subjects:

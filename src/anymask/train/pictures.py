@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from anymask.data import infer_schema, open_source
+from anymask.data import infer_schema
 from anymask.engine import Model, Step
 from anymask.reports.images import Images, rgb, value_range
 from anymask.reports.maps import Maps
@@ -97,7 +97,7 @@ def reconstruct(run: Run | str | Path, source: Any, out: str | Path, *, n: int =
         raise TrainError(f"pictures of one sample or more are written to .png, not {n} to {out.name}")
     model = run.model()
     _check_drawable(model)
-    data = open_source(source)
+    data = run.source(source, labelled=False)
     run.schema.check(infer_schema(data))
     batch = measure.first_batch(data, planning.cropped(run.schema, model), n)
     return save(picture(model, batch), out)

@@ -152,7 +152,7 @@ def probe(
     """
     evaluate = importlib.import_module("anymask.evaluation").evaluate
     if test is not None:
-        test = open_source(test)
+        test = run.source(test)
     elif isinstance(source, Source) and "test" in source.splits:
         test = source.split("test")
     if test is not None and isinstance(source, Source):

@@ -170,7 +170,7 @@ def _parts(run: Run, source: Source, test: Source | None, normal: Any, anomaly: 
         train, held = split_source(source, seed=seed)
         notes.append(f"the test part is a fifth of the data, split with seed {seed}")
     if out is not None:
-        other = opened(out)
+        other = opened(run, out)
         run.schema.check(infer_schema(other))
         tests, strange = [held, other], np.arange(len(held) + len(other)) >= len(held)
     else:

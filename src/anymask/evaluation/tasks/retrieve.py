@@ -83,7 +83,7 @@ def evaluate(
     elif corpus is None:
         search = _by_label(run, source, test, queries, documents, seed)
     else:
-        search = _by_qrels(run, source, opened(corpus), read_qrels(qrels))
+        search = _by_qrels(run, source, opened(run, corpus), read_qrels(qrels))
     measures = [ir_measures.nDCG @ 10, ir_measures.AP @ DEPTH, *(ir_measures.R @ k for k in recall)]
     rows: list[Sequence[Any]] = []
 
