@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,7 @@ PEER_MODES = ("stock", "fused", "compiled")  # AdamW as it comes; fused AdamW; t
 Arm = Callable[[], float]  # one training step -> seconds
 
 
-def anymask_model(shape: Shape) -> torch.nn.Module:
+def anymask_model(shape: Shape, changes: dict[str, Any] | None = None) -> torch.nn.Module:
     from anymask.data.schema import Field, Schema
     from anymask.recipe import Size, find
 
@@ -78,7 +78,7 @@ def anymask_model(shape: Shape) -> torch.nn.Module:
         low=-3.0, high=3.0, mean=(0.0,) * 3, std=(1.0,) * 3,
     )  # fmt: skip
     schema = Schema(fields={"image": field}, count=None, labels=None, source="noise", fingerprint="noise")
-    recipe = find("mae").but(tokenizer={"patch": shape.patch})
+    recipe = find("mae").but({"tokenizer.patch": shape.patch, **(changes or {})})
     return recipe.build(schema, Size(*shape[4:]))
 
 
