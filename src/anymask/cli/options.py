@@ -62,7 +62,7 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--recipe", metavar="NAME|FILE.py", help="By default that of the kind of data."),
         click.option("--size", metavar="NAME", help="micro, nano, tiny, ..., huge; by default from the data."),
-        click.option("--epochs", type=float, help="By default 400,000 images or texts or 1,000,000 rows in all."),
+        click.option("--epochs", type=float, help="By default 400,000 images, 200,000 texts or 1,000,000 rows in all."),
         click.option("--steps", type=int, metavar="N", help="Optimiser steps, in place of --epochs."),
         batch_size,
         click.option("--accumulate", type=int, default=1, metavar="N", help="Batches to a step."),

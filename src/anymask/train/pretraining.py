@@ -84,7 +84,7 @@ def pretrain(
         recipe, changes: a system, and what is different: {"mask.ratio": 0.8}; None = the default of the kind of data,
             such as mae for images, remasker for tables, bert for texts, multimae for samples of several parts.
         size: name or Size; None = "nano" up to 16 pixels and for texts, else "tiny"; "micro" for tables.
-        epochs: passes over the data; None = about 400,000 images or texts, or 1,000,000 rows in all. `steps`
+        epochs: passes over the data; None = about 400,000 images, 200,000 texts or 1,000,000 rows in all. `steps`
             (optimiser steps) in its place.
         batch_size: of one micro-step on one device; `accumulate` micro-steps make an optimiser step. "auto" = 128, or
             64 below 2,000 samples, less where the memory asks for it.

@@ -107,7 +107,7 @@ class TextKind(Kind):
     recipe = "bert"
     renderer = "anymask.reports.texts:Sentences"
     elastic = varies = spelled = True
-    samples_seen, most_epochs = 400_000, 60
+    samples_seen, most_epochs = 200_000, 60
     longest = 128  # tokens of a training sample, unless asked for: BERT trains nine tenths of its steps so
     fitting = 0.99  # share of the texts that are no longer than a training sample, if that is below `longest`
     noun, unit = "texts", "word pieces"
