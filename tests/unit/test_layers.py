@@ -311,7 +311,23 @@ def test_init_weights():
 
 def test_long_attention_does_not_materialise():
     q = torch.empty(1, 1, 10_000, 1, dtype=torch.bfloat16)
-    assert layers._materialise(q[:, :, :100], q[:, :, :100]) and not layers._materialise(q, q)
+    assert layers._materialise(q[:, :, :100], q[:, :, :100], masked=True)
+    assert not layers._materialise(q, q, masked=False)
+
+
+@pytest.mark.parametrize("keys", [9, 40, 200])
+@pytest.mark.parametrize("masked", [False, True])
+def test_both_ways_to_attend_agree(monkeypatch, keys, masked):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, keys, 8, requires_grad=True) for _ in range(3))
+    ok = torch.rand(2, keys) < 0.7 if masked else None
+    found = []
+    for steps in (True, False):
+        monkeypatch.setattr(layers, "_materialise", lambda q, k, masked, steps=steps: steps)
+        out = layers.attend(q, k, v, ok)
+        found.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
 
 
 class Stack(nn.Module):
