@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -258,6 +260,60 @@ class Cross(Part):
 
     def groups(self) -> dict[str, dict[str, float]]:
         return {"token": {"weight_decay": 0.0}, "mix": {"weight_decay": 0.0}, "positions": {"weight_decay": 0.0}}
+
+
+class Convolutions(Part):
+    """A few convolutions over the grid, codes at their places and faint noise at those of hidden tokens: cheaper than
+    attention where one sample has many masks (data2vec 2.0, arXiv:2212.07525, section 3.1). Each is followed by a
+    normalisation over channels and GELU, and added to its input where that is as wide. CLS and registers do not enter.
+
+    Args:
+        width: channels; None = the decoder's of the size.
+        depth: convolutions.
+        kernel: tokens along each axis, odd.
+        groups: of channels; as many as fit where the width or the codes' is no multiple of them.
+        noise: standard deviation of what stands at hidden places.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        width: int | None = None,
+        depth: int = 6,
+        kernel: int = 3,
+        groups: int = 16,
+        noise: float = 0.01,
+    ):
+        super().__init__(model)
+        axes = len(model.tokenizer.pitch)
+        if axes > 3 or kernel % 2 == 0 or depth < 1:
+            raise RecipeError(
+                f"convolutions run over grids of 1 to 3 axes with an odd decoder.kernel and a decoder.depth from 1 on, "
+                f"not {axes} axes, kernel={kernel}, depth={depth}"
+            )
+        width, code = width or model.size.decoder_width, model.encoder.width
+        make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        self.convolutions = nn.ModuleList(
+            make(n, width, kernel, padding=kernel // 2, groups=math.gcd(groups, n, width))
+            for n in (code, *[width] * (depth - 1))
+        )
+        self.noise = noise
+        self.heads = Heads(model, width)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        mask, codes = step.mask, step.latent.x
+        if step.tokens.grid is None:
+            raise RecipeError("convolutions need tokens on a grid; use decoder=P(Transformer)")
+        hole = self.noise * torch.randn(*mask.visible.shape, codes.shape[-1], device=codes.device)
+        x = scatter(codes, mask, hole).transpose(1, 2).unflatten(2, step.tokens.grid)  # R D *grid
+        for convolution in self.convolutions:
+            y = convolution(x).movedim(1, -1)
+            y = nn.functional.gelu(nn.functional.layer_norm(y, y.shape[-1:])).movedim(-1, 1)
+            x = x + y if x.shape == y.shape else y
+        x = x.flatten(2).transpose(1, 2)  # R N W
+        x = x if mask.via is None else x[mask.via]
+        return self.heads(take(x, mask.ask))
 
 
 def join(ok: Tensor | None, ask_ok: Tensor | None, x: Tensor, asked: Tensor) -> Tensor | None:

@@ -39,7 +39,7 @@ __all__ = [
 
 # Largest CPU attention that materialises its probabilities, in scores; beyond it memory matters more than speed.
 _MAX_SCORES = 2**26
-_BY_STEPS = range(33, 129)  # keys in float32
+_FEWEST, _MOST = 33, 128  # keys of unmasked float32 attention that is faster step by step
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation with float32 statistics that returns its input's dtype: (..., D) -> (..., D).
@@ -86,7 +86,10 @@ def _materialise(q: Tensor, k: Tensor, *, masked: bool) -> bool:
     """
     if q.device.type != "cpu" or q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] > _MAX_SCORES:
         return False
-    return q.dtype == torch.bfloat16 or (not masked and k.shape[2] in _BY_STEPS)
+    if q.dtype == torch.bfloat16:
+        return True
+    # A compiled graph does not ask, so that it serves all lengths.
+    return not masked and not torch.compiler.is_compiling() and _FEWEST <= k.shape[2] <= _MOST
 
 
 def _attend_in_steps(q: Tensor, k: Tensor, v: Tensor, ok: Tensor | None, dropout: float) -> Tensor:

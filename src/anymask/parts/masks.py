@@ -208,6 +208,64 @@ class Block(Scored):
         return (inside * order).amax(1) + keyed.uniform(key, n, salt=1)
 
 
+class InverseBlock(Scored):
+    """Squares stay visible and everything around them is hidden, in any number of masks of one sample, each of which
+    makes a row of its own (data2vec 2.0, arXiv:2212.07525, sections 3.2 and 3.3), for grids. As many squares are placed
+    at random as would make up the visible share and a little more; every mask shows exactly the same number of tokens:
+    those that the squares lack are drawn from the rest, those that are too many are hidden.
+
+    Args:
+        ratio, ask: see `Scored`.
+        side: tokens of a square along each axis.
+        more: share of the grid that the squares would cover beyond the visible share, as some overlap.
+        masks: of each sample; targets that a teacher makes are made once for all of them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        ratio: float = 0.8,
+        ask: float | None = 1.0,
+        side: int = 3,
+        more: float = 0.07,
+        masks: int = 1,
+    ):
+        super().__init__(model, ratio=ratio, ask=ask)
+        if masks < 1 or side < 1:
+            raise RecipeError(f"mask.masks and mask.side are numbers from 1 on, not {masks} and {side}")
+        self.side, self.more, self.masks = side, more, masks
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        tokens, key, of = step.tokens, step.sample["key"], None
+        valid = tokens.valid
+        if self.masks > 1:
+            of = torch.arange(len(key), device=key.device).repeat_interleave(self.masks)
+            key = keyed.fold(key[of], torch.arange(len(of), device=key.device) % self.masks)
+            valid = None if valid is None else valid[of]
+        return split(
+            self.drawn(key, tokens.grid),
+            self.visible(tokens),
+            keep=model.corruption.keep,
+            ask=self.ask,
+            valid=valid,
+            keep_of=of,
+            ask_of=of,
+        )
+
+    def drawn(self, key: Tensor, grid: tuple[int, ...] | None) -> Tensor:
+        """(R, N) below 1 in the squares of a row, above elsewhere."""
+        if grid is None:
+            raise RecipeError("squares that stay visible need tokens on a grid; use P(Random)")
+        n, axes = math.prod(grid), len(grid)
+        count = max(1, int(n * (1.0 - self.ratio + self.more) / self.side**axes))
+        place = grid_index(grid, key.device)  # N P
+        u = keyed.uniform(key, count * axes, salt=1).unflatten(1, (count, 1, axes))
+        first = (u * torch.tensor(grid, device=key.device)).floor() - self.side // 2  # R L 1 P; edges cut squares
+        inside = ((place >= first) & (place < first + self.side)).all(-1).any(1)  # R N
+        return keyed.uniform(key, n) + (~inside).float()
+
+
 class Remask(Scored):
     """Observed cells are hidden at random, missing ones always; hidden and shown ones are asked for, and each of the
     two groups has a mean loss of its own (ReMasker, arXiv:2309.13793, section 3.2).

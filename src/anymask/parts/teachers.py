@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 
@@ -37,6 +38,8 @@ class Teacher(Part):
         final: that share at the end of the rise.
         ramp: share of the training in which it rises.
         rise: how: progress within the rise, 0 to 1, to the share of the way from `decay` to `final`.
+        over: steps of the training that these shares are meant for. In a shorter one each step counts for several, so
+            that the copy remembers the same part of the training; None = the shares are those of any training.
     """
 
     def __init__(
@@ -47,8 +50,14 @@ class Teacher(Part):
         final: float = 1.0,
         ramp: float = 1.0,
         rise: Callable[[float], float] = linear,
+        over: int | None = None,
     ):
         super().__init__(model)
+        if over is not None:
+            if over < 1:
+                raise RecipeError(f"target.over counts steps of a training, from 1 on, not {over}")
+            self.register_buffer("before", torch.zeros((), dtype=torch.float64))  # progress at the last step
+        self.over = over
         if not 0.0 <= decay <= final <= 1.0 or not 0.0 < ramp <= 1.0:
             raise RecipeError(
                 f"a teacher keeps a share of itself in every step that rises from decay to final, both 0 to 1, within "
@@ -58,6 +67,7 @@ class Teacher(Part):
 
     stem: Part
     encoder: Part
+    before: Tensor
 
     def attach(self, model: Model) -> None:
         self.stem, self.encoder = (copy.deepcopy(part).float() for part in (model.stem, model.encoder))
@@ -77,11 +87,15 @@ class Teacher(Part):
 
     @torch.no_grad()
     def after_step(self, model: Model, progress: float) -> None:
+        kept = self.kept(progress)
+        if self.over is not None:
+            kept **= max(1.0, self.over * (progress - self.before.item()))
+            self.before.fill_(progress)
         for mine, its in ((self.stem, model.stem), (self.encoder, model.encoder)):
             slow: list[Tensor] = list(mine.parameters())
             fast = [p.detach().float() for p in its.parameters()]
             if slow:
-                torch._foreach_lerp_(slow, fast, 1.0 - self.kept(progress))
+                torch._foreach_lerp_(slow, fast, 1.0 - kept)
             for held, new in zip(mine.buffers(), its.buffers()):  # statistics, not weights: as the student has them
                 held.copy_(new)
 
@@ -96,10 +110,15 @@ class Codes(Teacher):
     """The teacher's codes of the asked tokens, made with the whole sample in view: (Q, M, D).
 
     Args:
-        decay, final, ramp, rise: see `Teacher`.
-        top: the mean of the outputs of so many last blocks, each normalised by token (data2vec, arXiv:2202.03555,
-            section 3.3), which needs an encoder that returns its layers; None = the encoder's output as it is.
+        decay, final, ramp, rise, over: see `Teacher`.
+        top: the mean of the outputs of so many last blocks (or of all, if there are fewer), each normalised (data2vec,
+            arXiv:2202.03555, section 3.3), which needs an encoder that returns its layers; None = the encoder's output
+            as it is.
+        by: what a block's output is normalised by: "token", each by its own mean and spread, or "channel", each channel
+            by those over the tokens of the sample (data2vec 2.0, arXiv:2212.07525).
         normalise: each code by its own mean and spread.
+        cls: weight of a further loss: the squared error of the student's CLS code against the mean of the sample's
+            codes (data2vec 2.0, section 3.4); 0 = none.
     """
 
     def __init__(
@@ -110,13 +129,18 @@ class Codes(Teacher):
         final: float = 1.0,
         ramp: float = 1.0,
         rise: Callable[[float], float] = linear,
+        over: int | None = None,
         top: int | None = None,
+        by: str = "token",
         normalise: bool = False,
+        cls: float = 0.0,
     ):
-        super().__init__(model, decay=decay, final=final, ramp=ramp, rise=rise)
+        super().__init__(model, decay=decay, final=final, ramp=ramp, rise=rise, over=over)
         if top is not None and top < 1:
             raise RecipeError(f"target.top counts blocks, from 1 on, not {top}")
-        self.top, self.normalise = top, normalise
+        if by not in ("token", "channel"):
+            raise RecipeError(f'target.by is "token" or "channel", not {by!r}')
+        self.top, self.by, self.normalise, self.cls = top, by, normalise, cls
         self.heads = {"codes": Head(model.size.width)}
 
     def attach(self, model: Model) -> None:
@@ -126,6 +150,9 @@ class Codes(Teacher):
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         codes = self.codes(self.whole(step, model))
+        if self.cls:
+            whole, of = _mean(codes, step.tokens.valid).squeeze(1), step.mask.keep_of
+            step.aux["cls"] = self.cls * F.mse_loss(step.latent.cls(), whole if of is None else whole[of])
         return {"codes": take(codes, step.mask.ask, step.mask.ask_of)}
 
     def codes(self, latent: Latent) -> Tensor:
@@ -133,11 +160,25 @@ class Codes(Teacher):
         codes = latent.x.float()
         if self.top is not None:
             layers = [layer[:, -latent.x.shape[1] :].float() for layer in latent.layers[1:][-self.top :]]
-            codes = torch.stack([_normal(layer) for layer in layers]).mean(0)
+            each = _normal if self.by == "token" else functools.partial(_over_tokens, ok=latent.ok)
+            codes = torch.stack([each(layer) for layer in layers]).mean(0)
         return _normal(codes) if self.normalise else codes
 
 
 def _normal(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:])
+
+
+def _over_tokens(x: Tensor, ok: Tensor | None) -> Tensor:
+    """Each channel of (B, N, D) by its mean and spread over the real tokens of the sample."""
+    centred = x - _mean(x, ok)
+    return centred * (_mean(centred.square(), ok) + 1e-5).rsqrt()
+
+
+def _mean(x: Tensor, ok: Tensor | None) -> Tensor:
+    """(B, 1, D) over the real tokens."""
+    if ok is None:
+        return x.mean(1, keepdim=True)
+    return (x * ok[..., None]).sum(1, keepdim=True) / ok.sum(1).clamp(min=1)[:, None, None]
 
 

@@ -32,7 +32,7 @@ def adamw(
     special = {
         f"{name}.{prefix}": change
         for name, part in model.named_modules()
-        if hasattr(part, "groups")
+        if callable(getattr(part, "groups", None))  # of a convolution it is a number
         for prefix, change in part.groups().items()
     }
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
