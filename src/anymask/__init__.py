@@ -22,6 +22,7 @@ _HOME = {
     "evaluate": "anymask.evaluation",
     "finetune": "anymask.evaluation",
     "predict": "anymask.evaluation",
+    "generate": "anymask.generation",
     "export": "anymask.interop",
     "PretrainedEncoder": "anymask.interop.hub",
     "verify": "anymask.claims",

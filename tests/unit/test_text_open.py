@@ -187,7 +187,7 @@ def test_given_vocabularies(tmp_path):
     assert "Red" in _vocabulary.loaded(cased.more["tokenizer"]).get_vocab()
     with pytest.raises(DataError, match="has its own: leave them out"):
         open_source(SENTENCES, tokenizer=file, vocabulary=300)
-    with pytest.raises(DataError, match="neither wordpiece or bytepair nor a file"):
+    with pytest.raises(DataError, match="neither wordpiece or bytepair or characters nor a file"):
         open_source(SENTENCES, tokenizer="wordpeace")
     with pytest.raises(DataError, match="holds no tokenizer"):
         open_source(SENTENCES, tokenizer=write(tmp_path / "no.json", "{}"))

@@ -15,6 +15,7 @@ from anymask.claims.errors import ClaimError, OutOfTime
 from anymask.claims.filling import FillIn
 from anymask.claims.forecasts import Forecast, ForecastTracks
 from anymask.claims.judging import NOISY, NOT_SHOWN, SHOWN, Verdict, judge
+from anymask.claims.likelihoods import Bound
 from anymask.claims.metrics import (
     FewLabels,
     FewLabelsPrecision,
@@ -35,6 +36,7 @@ __all__ = [
     "NOISY",
     "NOT_SHOWN",
     "SHOWN",
+    "Bound",
     "Claim",
     "ClaimError",
     "Contrast",

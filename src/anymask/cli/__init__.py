@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from anymask.cli import recipes, report, training, using
+from anymask.cli import generating, recipes, report, training, using
 
 
 class Commands(click.Group):
@@ -42,7 +42,7 @@ def main() -> None:
 
 for command in (
     training.pretrain, training.describe, using.evaluate, using.embed, using.finetune, using.predict,
-    using.reconstruct, using.export, recipes.recipes, recipes.show, recipes.diff, recipes.new, recipes.check,
-    recipes.verify, recipes.evidence, report.report, report.compare,
+    using.reconstruct, generating.generate, using.export, recipes.recipes, recipes.show, recipes.diff, recipes.new,
+    recipes.check, recipes.verify, recipes.evidence, report.report, report.compare,
 ):  # fmt: skip
     main.add_command(command)

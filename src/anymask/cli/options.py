@@ -39,7 +39,7 @@ stride = click.option("--stride", type=int, help="From one window, frame of a cl
 parts = click.option("--parts", metavar="A,B,C", help="Training, validation, test: shares, or months as 12,4,4.")
 kind = click.option("--kind", metavar="NAME", help="What the data are (image, table, mix, ...), where it is open.")
 text = click.option("--text", metavar="COLUMN", help="Column of the texts, sequences or SMILES.")
-tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, bytepair, a tokenizer.json, or a run.")
+tokenizer = click.option("--tokenizer", metavar="NAME|PATH", help="wordpiece, bytepair, characters, a file or a run.")
 vocabulary = click.option("--vocabulary", type=int, metavar="N", help="Pieces of a trained tokenizer.")
 derive = click.option("--derive", metavar="PART,...", help="Parts to train on: image, and luma, edges, colours of it.")
 cased = click.option("--cased", is_flag=True, help="A trained tokenizer tells upper from lower case.")

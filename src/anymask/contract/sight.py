@@ -31,12 +31,28 @@ def no_leak(subject: Subject) -> list[str]:
     if any(reason.partition(":")[0].partition(".")[0] in READERS for reason in shared):
         return notes
     step = model.hide(subject.batch)
-    for q in decoder_rows(step):
+    for q in _rows(model, step):
         _tokens_stay_hidden(model, step, q)
     if not any(reason.startswith("tokenizer") for reason in shared):
-        for q in decoder_rows(step, most=2):
+        for q in _rows(model, step)[:2]:
             notes += _raw_stays_hidden(model, step, q)
     return list(dict.fromkeys(notes))
+
+
+def _rows(model: Model, step: Step) -> list[int]:
+    """Decoder rows to look at; where a mask may hide nothing or everything of a sample, rows of which some is shown
+    and some asked for."""
+    if not isinstance(getattr(model.mask, "sometimes_whole", None), str):
+        return decoder_rows(step)
+    ok = step.mask.ask_ok
+    rows = [
+        q
+        for q in decoder_rows(step, most=step.mask.visible.shape[0])
+        if shown_to(step, q).any() and not shown_to(step, q).all() and (ok is None or bool(ok[q].any()))
+    ]
+    if not rows:
+        raise ContractError(LEAK, "no sample has both visible and hidden tokens", "let the mask's share vary")
+    return rows[:4]
 
 
 def _tokens_stay_hidden(model: Model, step: Step, q: int) -> None:
@@ -148,7 +164,7 @@ def reach(subject: Subject) -> list[str]:
 
 def _unreached(model: Model, step: Step) -> str:
     before = predictions(model, step)
-    for q in decoder_rows(step):
+    for q in _rows(model, step):
         shown, heads, start = shown_to(step, q), set(), 0
         if not shown.any():
             raise ContractError(

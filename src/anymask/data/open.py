@@ -85,11 +85,11 @@ def open_source(spec: Any = None, **options: Any) -> Any:
     are cut into crops of `window` voxels a side (48), on a grid of one every `stride` voxels (as many).
 
     `text` names the column of texts. Their vocabulary is trained on the data: `tokenizer` "wordpiece" (the default) or
-    "bytepair" (on bytes), of `vocabulary` pieces, in lower case unless `cased`; or it is given as `tokenizer`, the path
-    of a tokenizer.json or of another run, or a tokenizer of the library tokenizers. Of proteins and molecules `text`
-    names the column as well, and the vocabulary is their alphabet. `canonical` rewrites SMILES as RDKit does, and
-    leaves out what it cannot read. `group="scaffold"` groups molecules by scaffold, and `parts` (0.8, 0.1, 0.1) then
-    divides them so, the largest groups to training.
+    "bytepair" (on bytes), of `vocabulary` pieces, or "characters", in lower case unless `cased`; or it is given as
+    `tokenizer`, the path of a tokenizer.json or of another run, or a tokenizer of the library tokenizers. Of proteins
+    and molecules `text` names the column as well, and the vocabulary is their alphabet. `canonical` rewrites SMILES as
+    RDKit does, and leaves out what it cannot read. `group="scaffold"` groups molecules by scaffold, and `parts` (0.8,
+    0.1, 0.1) then divides them so, the largest groups to training.
 
     `rate` is the sampling rate of sounds in Hz: that of arrays, which do not say theirs, and what files are resampled
     to; by default that of most files.

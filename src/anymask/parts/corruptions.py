@@ -80,6 +80,24 @@ class Substitute(Part):
         return model.stem(step, content=content)
 
 
+class Shift(Part):
+    """Each token of a stream of integers enters with the content of the one before it, the first with the mask token:
+    with an encoder that looks back only (`encoders.earlier`), each is predicted from all before it, as by an
+    autoregressive model."""
+
+    keep = 1.0
+    shares = "each token enters at the next place, to be read from there on"
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.stream, self.mask_id = model.tokenizer.field, model.tokenizer.mask_id
+
+    def forward(self, step: Step, model: Model) -> Seen:
+        x = step.tokens.x[self.stream]
+        before = nn.functional.pad(x[:, :-1], (1, 0), value=self.mask_id)
+        return model.stem(step, content={**step.tokens.x, self.stream: before})
+
+
 class Foreign(Part):
     """Hidden tokens hold content that is not theirs: the same place of another sample of the batch, or noise (GMML,
     arXiv:2205.14986, section 3.1).

@@ -57,11 +57,13 @@ class Vocabulary(Part):
 
     Args:
         stream: of integers; None = the tokenizer's only one.
+        mask: whether the mask token can be predicted; it never is the truth (MDLM, arXiv:2406.07524, section 3.2.3).
     """
 
-    def __init__(self, model: Model, *, stream: str | None = None):
+    def __init__(self, model: Model, *, stream: str | None = None, mask: bool = True):
         super().__init__(model)
         self.stream, width = stream or next(iter(model.tokenizer.streams)), model.encoder.width
+        self.never = None if mask else model.tokenizer.mask_id
         (self.head,) = model.target.heads
         self.dense = Linear(width, width)
         self.norm = LayerNorm(width, eps=1e-12)
@@ -76,7 +78,10 @@ class Vocabulary(Part):
     def scores(self, x: Tensor, model: Model) -> Tensor:
         """(..., D) codes -> (..., classes)."""
         x = self.norm(nn.functional.gelu(self.dense(x)))
-        return linear(x, model.stem.embed[self.stream].weight, self.bias)
+        bias: Tensor = self.bias
+        if self.never is not None:
+            bias = bias.index_fill(0, torch.tensor(self.never, device=bias.device), -1e9)
+        return linear(x, model.stem.embed[self.stream].weight, bias)
 
 
 class MlpHead(Part):

@@ -266,6 +266,51 @@ class InverseBlock(Scored):
         return keyed.uniform(key, n) + (~inside).float()
 
 
+class Absorbing(Part):
+    """Each token of a sample is hidden with the probability t, its noise level, drawn anew in every step: t is uniform,
+    and the samples of a batch share its range evenly. An error weighs 1 / t, so that the mean over all tokens bounds
+    the negative log-likelihood of a sample in nats a token (MDLM, arXiv:2406.07524, equation 11, log-linear schedule).
+
+    Args:
+        weighted: False = errors weigh alike whatever t is; the mean is then no bound.
+        level: the same t for all samples; None = drawn.
+        least: the smallest t that is drawn.
+    """
+
+    sometimes_whole = "at a low noise level a sample may stay as it is"
+
+    def __init__(self, model: Model, *, weighted: bool = True, level: float | None = None, least: float = 1e-3):
+        super().__init__(model)
+        if not 0.0 < least < 1.0 or (level is not None and not 0.0 < level <= 1.0):
+            raise RecipeError(f"mask.least and mask.level are noise levels, above 0 and to 1, not {least} and {level}")
+        self.weighted, self.level, self.least = weighted, level, least
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        key = step.sample["key"]
+        b = len(key)
+        even = (keyed.uniform(key, 1, salt=1)[:, 0] + torch.arange(b, device=key.device)) / b
+        drawn = self.least + (1.0 - self.least) * even
+        return self.at(step, drawn if self.level is None else torch.full_like(drawn, self.level), model)
+
+    def at(self, step: Step, t: Tensor, model: Model) -> Mask:
+        """The mask at noise levels t (B,)."""
+        noise = 1.0 - keyed.uniform(step.sample["key"], step.tokens.shape[1])  # above 0: t = 1 hides all
+        valid = step.tokens.valid
+        shown = noise > t[:, None]
+        shown = (shown if valid is None else shown & valid).sum(1)
+        weight = 1.0 / t[:, None] if self.weighted else None
+        return split(-noise, shown, keep=model.corruption.keep, valid=valid, t=t, weight=weight)
+
+
+class All(Part):
+    """Every token is hidden and asked for: what a prediction reads is the corruption's and the encoder's to say."""
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        b, n = step.tokens.shape
+        score = torch.zeros(b, n, device=step.tokens.pos.device)
+        return split(score, 0, keep=model.corruption.keep, valid=step.tokens.valid)
+
+
 class Remask(Scored):
     """Observed cells are hidden at random, missing ones always; hidden and shown ones are asked for, and each of the
     two groups has a mean loss of its own (ReMasker, arXiv:2309.13793, section 3.2).

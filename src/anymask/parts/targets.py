@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anymask.engine import Head, Model, Part, Step, take
+from anymask.engine import Head, Model, Part, Step, per_valid, take
 
 
 class Pixels(Part):
@@ -100,12 +100,13 @@ class Classes(Part):
 
     Args:
         stream: None = the tokenizer's only one.
+        bound: the loss is a mean over all real tokens, asked for or not, as a bound of the likelihood in nats a token.
     """
 
-    def __init__(self, model: Model, *, stream: str | None = None):
+    def __init__(self, model: Model, *, stream: str | None = None, bound: bool = False):
         super().__init__(model)
         self.stream = stream or next(iter(model.tokenizer.streams))
-        self.heads = {"classes": Head(-model.tokenizer.streams[self.stream])}
+        self.heads = {"classes": Head(-model.tokenizer.streams[self.stream], per=per_valid if bound else None)}
         counts = getattr(model.tokenizer, "counts", {}).get(self.stream)
         if counts is not None:
             share = torch.tensor(counts) + 0.5

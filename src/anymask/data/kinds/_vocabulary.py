@@ -103,6 +103,23 @@ class BytePairs(Pieces):
         return made.to_str()
 
 
+class Characters(Pieces):
+    """One piece for each character, space and line ends too; the rarest of more than `LETTERS` are unknown."""
+
+    def trained(self, texts: Sequence[str], size: int) -> str:
+        library = tokenizers()
+        counts = Counter(c for text in texts for c in (text.lower() if self.lower else text))
+        letters = sorted(sorted(counts, key=lambda c: (-counts[c], c))[:LETTERS])
+        numbers = {piece: n for n, piece in enumerate((*SPECIAL, *letters))}
+        made = library.Tokenizer(library.models.WordLevel(numbers, unk_token=SPECIAL[1]))
+        if self.lower:
+            made.normalizer = library.normalizers.Lowercase()
+        made.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(r"[\s\S]"), behavior="isolated")
+        made.decoder = library.decoders.Fuse()
+        made.add_special_tokens(list(SPECIAL))
+        return made.to_str()
+
+
 @dataclass(frozen=True)
 class Alphabet(Pieces):
     """Letters that a science has fixed, one token each; no text is lower-cased.
@@ -156,6 +173,8 @@ def pieces(asked: Any, size: int | None, cased: bool) -> Pieces:
     Raises:
         DataError: no such tokenizer, or one that these do not go with.
     """
+    if size is not None and asked == "characters":
+        raise DataError("tokenizer='characters' has a piece for each character: leave vocabulary= (--vocabulary) out")
     if size is not None and (not isinstance(size, int) or size < len(SPECIAL) + 1):
         raise DataError(f"vocabulary={size!r} is the number of pieces, such as 4000")
     if asked is None or asked in TRAINED:
@@ -168,7 +187,7 @@ def pieces(asked: Any, size: int | None, cased: bool) -> Pieces:
     return Given(file=_read(Path(asked).expanduser()))
 
 
-TRAINED: dict[str, type[Pieces]] = {"wordpiece": WordPieces, "bytepair": BytePairs}
+TRAINED: dict[str, type[Pieces]] = {"wordpiece": WordPieces, "bytepair": BytePairs, "characters": Characters}
 
 
 def _read(path: Path) -> str:

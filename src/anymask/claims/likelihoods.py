@@ -1,0 +1,53 @@
+"""Claims about likelihood."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anymask.claims.errors import ClaimError
+from anymask.claims.metrics import SEED, Metric
+
+if TYPE_CHECKING:
+    from anymask.data import Schema, Source
+    from anymask.run import Run
+
+TESTED = 500  # texts of the test part, at most
+
+
+@dataclass(frozen=True)
+class Bound(Metric):
+    """Bits a token of texts that were not trained on, at most (see `evaluation.likelihood.nats`): minus a text's nats,
+    in bits, over the mean number of tokens of a text. The test part are texts that are not chosen for training.
+
+    Args:
+        draws: noise levels a text, the same for both arms.
+    """
+
+    draws: int = 32
+    unit = "-bits a token"
+    untrained = None
+    code = ("anymask.evaluation.likelihood", "anymask.evaluation.masked")
+
+    def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
+        if not all(kind.spelled for kind in whole.kinds.values()):
+            raise ClaimError(f"{whole.name} holds no sequences, whose likelihood is measured; use texts")
+        rest = np.setdiff1d(np.arange(len(whole)), chosen)
+        if len(rest) < 2:
+            raise ClaimError(f"all {len(whole):,} texts of {whole.name} are trained on, none is left to test on; use "
+                             "fewer (--scale)")  # fmt: skip
+        return whole.subset(chosen), whole.subset(np.sort(np.random.default_rng(SEED).permutation(rest)[:TESTED]))
+
+    def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
+               ) -> np.ndarray:  # fmt: skip
+        from anymask.evaluation.likelihood import nats
+        from anymask.evaluation.masked import frozen
+
+        found, count = nats(frozen(run, trained=trained), run.schema, test, draws=self.draws, seed=SEED)
+        return -np.nan_to_num(found) / math.log(2) / count[count > 0].mean()
+
+    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
+        return {}

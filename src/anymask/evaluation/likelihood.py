@@ -1,0 +1,66 @@
+"""The likelihood of sequences under a masked diffusion model: a bound, from masks at all noise levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anymask.data import Schema, Source
+from anymask.engine import Model, Sample, Step, scored
+from anymask.evaluation.errors import EvaluateError
+from anymask.evaluation.masked import batches, redrawn
+from anymask.parts.masks import Absorbing, All
+
+
+def check_likelihood(model: Model) -> None:
+    """
+    Raises:
+        EvaluateError: the model's loss says nothing about likelihood.
+    """
+    if not isinstance(model.mask, (Absorbing, All)) or list(model.target.heads) != ["classes"]:
+        raise EvaluateError(
+            "this recipe's loss is no bound of the likelihood of its data; use a run of one whose loss is, such as mdlm"
+        )
+
+
+@torch.no_grad()
+def nats(
+    model: Model, schema: Schema, source: Source, *, draws: int = 16, seed: int = 0, progress: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Negative log-likelihood of each sample in nats, an upper bound of it from masks at `draws` noise levels that
+    share the range from 0 to 1 evenly (MDLM, arXiv:2406.07524, equation 11), or exact where every token is predicted
+    from those before it; and how many tokens each sample has. Both (N,); NaN and 0 where a sample cannot be read.
+
+    Raises:
+        EvaluateError: see `check_likelihood`.
+    """
+    check_likelihood(model)
+    total, count = np.full(len(source), np.nan), np.zeros(len(source), np.int64)
+    for sample in batches(model, schema, source, batch_size=64, progress=progress):
+        index = sample["index"].cpu().numpy()
+        levels = range(1) if isinstance(model.mask, All) else range(draws)
+        found = torch.stack([_nats(model, redrawn(sample, seed, n), (n + 0.5) / draws, draws) for n in levels]).mean(0)
+        total[index] = found.cpu().numpy()
+        tokens = model.tokenizer(sample)
+        count[index] = tokens.shape[1] if tokens.valid is None else tokens.valid.sum(1).cpu().numpy()
+    return total, count
+
+
+def _nats(model: Model, sample: Sample, middle: float, draws: int) -> Tensor:
+    """(B,) nats of each sample at one noise level each, within 1 / `draws` around `middle`; float64."""
+    step = Step(sample, model.tokenizer(sample), aux={})
+    if isinstance(model.mask, Absorbing):
+        from anymask import keyed
+
+        jitter = keyed.uniform(sample["key"], 1, salt=9)[:, 0] - 0.5
+        level = (middle + jitter / draws).clamp(min=model.mask.least)
+        step = step._replace(mask=model.mask.at(step, level, model))
+    else:
+        step = step._replace(mask=model.mask(step, model))
+    step = model.predict(step)
+    step = step._replace(goal=model.target(step, model))
+    error = model.errors(step)["classes"].double()
+    ok = scored(step._replace(error={"classes": error}), model.target.heads["classes"])
+    error = error if ok is None else torch.where(ok, error, 0.0)
+    return error.sum(1) if step.mask.t is None else (error / step.mask.t.double()[:, None]).sum(1)
