@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from anymask import keyed
 from anymask.engine import Model, Part, Seen, Step
+from anymask.parts.layers import LayerNorm, Linear, PostBlock, init_weights, linear
 from anymask.recipe import RecipeError
 
 
@@ -78,6 +79,59 @@ class Substitute(Part):
         other = torch.where(keyed.uniform(key, x.shape[1], salt=22) < self.random, drawn, self.mask_id)
         content = {**step.tokens.x, self.stream: torch.where(step.mask.visible, x, other)}
         return model.stem(step, content=content)
+
+
+class Generated(Part):
+    """Hidden tokens of a stream of integers enter as plausible ones, drawn from a small generator that is trained with
+    the model to predict them (ELECTRA, arXiv:2003.10555, section 2). Its loss, cross-entropy in nats, is added as
+    `generator`; nothing is trained through the draws. It shares the stem's embeddings, which it projects to its width
+    and, as its last layer, reads as a table of classes.
+
+    Args:
+        share: of the encoder's width and heads that the generator has (section 3.2: a quarter to a half).
+        depth: its blocks; None = as many as the size.
+    """
+
+    keep = 1.0
+
+    def __init__(self, model: Model, *, share: float = 0.25, depth: int | None = None):
+        super().__init__(model)
+        if not 0.0 < share <= 1.0:
+            raise RecipeError(f"corruption.share is the generator's width in the encoder's, above 0 to 1, not {share}")
+        self.stream, self.mask_id = model.tokenizer.field, model.tokenizer.mask_id
+        size = model.size
+        heads = max(1, round(size.heads * share))
+        width = max(1, round(size.width * share / heads)) * heads
+        self.norm = LayerNorm(size.width, eps=1e-12)
+        self.project = Linear(size.width, width)
+        self.blocks = nn.ModuleList(PostBlock(width, heads) for _ in range(depth or size.depth))
+        self.dense = Linear(width, size.width)
+        self.last = LayerNorm(size.width, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(-model.tokenizer.streams[self.stream]))
+        for part in (self.project, self.blocks, self.dense):
+            init_weights(part)
+
+    def forward(self, step: Step, model: Model) -> Seen:
+        real, visible = step.tokens.x[self.stream], step.mask.visible
+        scores = self.scores(step, model)  # B N classes
+        hidden = ~visible if step.tokens.valid is None else ~visible & step.tokens.valid
+        with torch.autocast(real.device.type, enabled=False):
+            error = nn.functional.cross_entropy(scores.float().flatten(0, 1), real.flatten(), reduction="none")
+            step.aux["generator"] = (error.view(real.shape) * hidden).sum() / hidden.sum().clamp(min=1)
+            noise = torch.rand_like(scores.detach().float()).clamp(1e-9, 1 - 1e-7)
+            drawn = (scores.detach().float() - torch.log(-torch.log(noise))).argmax(-1)  # by the Gumbel-max trick
+        content = {**step.tokens.x, self.stream: torch.where(hidden, drawn, real)}
+        return model.stem(step, content=content)
+
+    def scores(self, step: Step, model: Model) -> Tensor:
+        """(B, N, classes) of every token, with mask tokens at hidden places."""
+        x = torch.where(step.mask.visible, step.tokens.x[self.stream], self.mask_id)
+        seen = model.stem(step, content={**step.tokens.x, self.stream: x})
+        x = self.project(self.norm(seen.x))
+        for block in self.blocks:
+            x = block(x, seen.ok)
+        x = self.last(nn.functional.gelu(self.dense(x)))
+        return linear(x, model.stem.embed[self.stream].weight, self.bias)
 
 
 class Shift(Part):

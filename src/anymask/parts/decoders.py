@@ -84,6 +84,20 @@ class Vocabulary(Part):
         return linear(x, model.stem.embed[self.stream].weight, bias)
 
 
+class DenseHead(Part):
+    """One layer with GELU on the codes of the asked tokens, then one linear layer (ELECTRA's discriminator,
+    arXiv:2003.10555, the authors' code)."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.dense = Linear(model.encoder.width, model.encoder.width)
+        init_weights(self.dense)
+        self.heads = Heads(model, model.encoder.width)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        return self.heads(nn.functional.gelu(self.dense(asked_codes(step))))
+
+
 class MlpHead(Part):
     """Two point-wise layers with GELU, then one linear layer to the target: the light decoder of GMML
     (arXiv:2205.14986, section 3.1), whose transposed convolution of one patch is that linear layer."""

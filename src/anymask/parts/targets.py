@@ -127,6 +127,27 @@ class Classes(Part):
         return step.pred["classes"].argmax(-1)
 
 
+class Replaced(Part):
+    """Whether the corruption put another token in the place of an asked one, which only it knows: (Q, M, 1), 0 or 1. A
+    drawn token that happens to be the true one counts as not replaced (ELECTRA, arXiv:2003.10555, section 2).
+
+    Args:
+        weight: of this loss beside that of the corruption.
+    """
+
+    def __init__(self, model: Model, *, weight: float = 50.0):
+        super().__init__(model)
+        self.stream = model.tokenizer.field
+        self.heads = {"replaced": Head(1, weight=weight)}
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        content = step.seen.content
+        if content is None:
+            raise ValueError("whether tokens were replaced is known where the corruption leaves other content")
+        replaced = content[self.stream] != step.tokens.x[self.stream]
+        return {"replaced": take(replaced.float()[..., None], step.mask.ask)}
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread over the last axis, kept; as MAE, unbiased and with 1e-6 added to the variance."""
     return x.mean(-1, keepdim=True), (x.var(-1, keepdim=True) + 1e-6).sqrt()
