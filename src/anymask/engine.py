@@ -208,8 +208,9 @@ class Model(nn.Module):
         return self.learn(self.hide(sample))
 
     def hide(self, sample: Sample) -> Step:
-        """Tokens, and a mask for them: kept apart from `learn`, which may be compiled."""
-        step = Step(sample, self.tokenizer(sample), aux={})
+        """Tokens, and a mask for them: kept apart from `learn`, which may be compiled. A tokenizer that makes `views`
+        of a sample to learn from gives these; whatever else uses it gets the whole sample."""
+        step = Step(sample, getattr(self.tokenizer, "views", self.tokenizer)(sample), aux={})
         return step._replace(mask=self.mask(step, self))
 
     def learn(self, step: Step) -> Step:

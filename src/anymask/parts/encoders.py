@@ -12,9 +12,10 @@ from anymask.parts.layers import Block, LayerNorm, PostBlock, init_weights
 
 
 def within_kind(seen: Seen) -> Tensor:
-    """(R, K, K) attention only among tokens of one kind: makes the encoder Siamese over views."""
+    """(R, K, K) attention only among tokens of one kind: makes the encoder Siamese over views. Of a whole sample, whose
+    tokens have no kind, all are of one."""
     if seen.kind is None:
-        raise ValueError("attention within kinds needs tokens of several kinds")
+        return torch.ones(*seen.x.shape[:2], seen.x.shape[1], dtype=torch.bool, device=seen.x.device)
     return seen.kind[:, :, None] == seen.kind[:, None, :]
 
 

@@ -6,7 +6,6 @@ from anymask.parts.masks import Random
 from anymask.parts.targets import Replaced
 from anymask.recipe import P, recipe
 from anymask.recipes.text.bert import bert
-from anymask.train.optim import adamw
 
 
 @recipe(parent=bert, paper="arXiv:2003.10555", name="ELECTRA")
@@ -24,7 +23,6 @@ def electra(r):
         decoder=P(DenseHead),
         target=P(Replaced, weight=50.0),
         loss=binary,
-        optimiser=P(adamw, lr=2e-4, lr_batch=256, betas=(0.9, 0.999), weight_decay=0.01),
     )
 
 
