@@ -173,8 +173,6 @@ class Block(Scored):
         aspect: most elongated shape, height to width or the inverse.
     """
 
-    rectangles = 64  # drawn for each sample; those after the share is reached are not used
-
     def __init__(
         self,
         model: Model,
@@ -191,21 +189,29 @@ class Block(Scored):
         grid, key = step.tokens.grid, step.sample["key"]
         if grid is None or len(grid) != 2:
             raise RecipeError("block masks need tokens on a two-dimensional grid; use P(Random)")
-        u = keyed.uniform(key, 4 * self.rectangles).unflatten(1, (self.rectangles, 4, 1))  # B L 4 1
-        n = grid[0] * grid[1]
-        low = min(max(self.smallest, 1 / n), self.ratio)
-        area = n * (low + u[:, :, 0] * (self.ratio - low))
-        shape = torch.exp((2 * u[:, :, 1] - 1) * math.log(self.aspect))
-        rows = (area * shape).sqrt().round().clamp(1, grid[0])
-        columns = (area / shape).sqrt().round().clamp(1, grid[1])
-        top = (u[:, :, 2] * (grid[0] - rows + 1)).floor()
-        left = (u[:, :, 3] * (grid[1] - columns + 1)).floor()
-        place = grid_index(grid, key.device)
-        r, c = place[:, 0], place[:, 1]
-        inside = (r >= top) & (r < top + rows) & (c >= left) & (c < left + columns)  # B L N
-        order = torch.arange(self.rectangles, 0, -1, device=key.device)[:, None]
-        # The earliest rectangle that covers a token ranks it; uncovered tokens rank lowest, in random order.
-        return (inside * order).amax(1) + keyed.uniform(key, n, salt=1)
+        return rectangles(key, grid, self.ratio, self.smallest, self.aspect)
+
+
+RECTANGLES = 64  # drawn for each sample; those after the share is reached are not used
+
+
+def rectangles(key: Tensor, grid: tuple[int, ...], ratio: float, smallest: float, aspect: float) -> Tensor:
+    """(B, N) which token of a grid of two axes is hidden first, the highest: that in the earliest rectangle. Uncovered
+    tokens rank lowest, in random order. Arguments as of `Block`."""
+    u = keyed.uniform(key, 4 * RECTANGLES).unflatten(1, (RECTANGLES, 4, 1))  # B L 4 1
+    n = grid[0] * grid[1]
+    low = min(max(smallest, 1 / n), ratio)
+    area = n * (low + u[:, :, 0] * (ratio - low))
+    shape = torch.exp((2 * u[:, :, 1] - 1) * math.log(aspect))
+    rows = (area * shape).sqrt().round().clamp(1, grid[0])
+    columns = (area / shape).sqrt().round().clamp(1, grid[1])
+    top = (u[:, :, 2] * (grid[0] - rows + 1)).floor()
+    left = (u[:, :, 3] * (grid[1] - columns + 1)).floor()
+    place = grid_index(grid, key.device)
+    r, c = place[:, 0], place[:, 1]
+    inside = (r >= top) & (r < top + rows) & (c >= left) & (c < left + columns)  # B L N
+    order = torch.arange(RECTANGLES, 0, -1, device=key.device)[:, None]
+    return (inside * order).amax(1) + keyed.uniform(key, n, salt=1)
 
 
 class InverseBlock(Scored):

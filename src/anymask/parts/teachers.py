@@ -65,18 +65,20 @@ class Teacher(Part):
             )
         self.decay, self.final, self.ramp, self.rise = decay, final, ramp, rise
 
+    copies: tuple[str, ...] = ("stem", "encoder")
     stem: Part
     encoder: Part
     before: Tensor
 
     def attach(self, model: Model) -> None:
-        self.stem, self.encoder = (copy.deepcopy(part).float() for part in (model.stem, model.encoder))
+        for name in self.copies:
+            setattr(self, name, copy.deepcopy(getattr(model, name)).float())
         self.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Teacher:
         super().train(mode)
-        for part in (getattr(self, name, None) for name in ("stem", "encoder")):
+        for part in (getattr(self, name, None) for name in self.copies):
             if part is not None:
                 part.eval()
         return self
@@ -91,7 +93,7 @@ class Teacher(Part):
         if self.over is not None:
             kept **= max(1.0, self.over * (progress - self.before.item()))
             self.before.fill_(progress)
-        for mine, its in ((self.stem, model.stem), (self.encoder, model.encoder)):
+        for mine, its in ((getattr(self, name), getattr(model, name)) for name in self.copies):
             slow: list[Tensor] = list(mine.parameters())
             fast = [p.detach().float() for p in its.parameters()]
             if slow:

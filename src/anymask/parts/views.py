@@ -21,12 +21,14 @@ class Crops(Patches):
     """Images as `Patches`, and to learn from two random crops of each, one within the other, both enlarged to the size
     of the image (CropMAE, arXiv:2403.17823, section 3.2: global to local).
 
-    The views are tokens of kind 0 (the outer crop) and 1, each with places of its own: (B, 2 N, values * C).
+    The views are tokens of kind 0 (the outer crop) and 1, each with places of its own: (B, 2 N, values * C), the views
+    being the first axis of the grid.
 
     Args:
         patch, kind, field: see `Patches`.
         outer: smallest and largest area of the first crop, as a share of the image.
-        inner: of the second one, as a share of the first.
+        inner: of the second one, as a share of the first, or of the image where they are not `nested`.
+        nested: the second crop lies within the first; False = both are drawn alike from the image.
     """
 
     shares = "two crops of one image overlap"
@@ -40,6 +42,7 @@ class Crops(Patches):
         field: str | None = None,
         outer: tuple[float, float] = (0.5, 1.0),
         inner: tuple[float, float] = (0.3, 0.7),
+        nested: bool = True,
     ):
         super().__init__(model, patch=patch, kind=kind, field=field)
         if len(self.sides) != 2:
@@ -49,7 +52,7 @@ class Crops(Patches):
                 raise RecipeError(
                     f"a crop's area is a share, above 0 to 1, not {low} to {high} (--set tokenizer.outer)"
                 )
-        self.outer, self.inner = tuple(outer), tuple(inner)
+        self.outer, self.inner, self.nested = tuple(outer), tuple(inner), nested
         self.renderer = None  # type: ignore[assignment]  # one picture has no place for two views
 
     def views(self, sample: Sample) -> Tokens:
@@ -58,7 +61,9 @@ class Crops(Patches):
         crops = [super(Crops, self).forward({self.field: crop(values, box)}) for box in (first, second)]
         x = torch.cat([tokens.x[self.field] for tokens in crops], 1)
         kind = torch.arange(2, device=x.device).repeat_interleave(x.shape[1] // 2)
-        return Tokens({self.field: x}, crops[0].pos.repeat(1, 2, 1), kind=kind)
+        grid = crops[0].grid
+        assert grid is not None
+        return Tokens({self.field: x}, crops[0].pos.repeat(1, 2, 1), kind=kind, grid=(2, *grid))
 
     def boxes(self, key: Tensor) -> tuple[Tensor, Tensor]:
         """Two crops of each image: (B, 4) top, left, height, width, as shares of its sides."""
@@ -66,7 +71,7 @@ class Crops(Patches):
         one = torch.ones_like(u[:, :1])
         whole = torch.cat([0 * one, 0 * one, one, one], 1)
         first = self._within(whole, u[:, :3], self.outer)
-        return first, self._within(first, u[:, 3:], self.inner)
+        return first, self._within(first if self.nested else whole, u[:, 3:], self.inner)
 
     @staticmethod
     def _within(box: Tensor, u: Tensor, area: tuple[float, ...]) -> Tensor:
