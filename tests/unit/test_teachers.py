@@ -131,3 +131,32 @@ def test_parts_are_disjoint_from_what_is_shown():
     assert not torch.equal(asked[0::4], asked[1::4])
     with pytest.raises(RecipeError, match=r"mask\.shown"):
         built({"mask.shown": (0.0, 0.5)})
+
+
+def test_a_frozen_teacher_is_a_run_or_an_earlier_stage(tmp_path):
+    """Goals are the codes of the run, normalised; it stays as it is whatever the student becomes."""
+    taught = pretrain("digits", steps=2, size=SMALL, out=tmp_path / "teacher", probe_labels=None, progress=False)
+    recipe = find("dbot").but({"target.teacher": str(taught.folder)}, stages=())
+    torch.manual_seed(1)
+    model = recipe.build(taught.schema, SMALL)
+    batch = batch_of(taught.schema, 5)
+    step = model.hide(batch)
+    goal = model.target(step, model)["codes"]
+    codes = F.layer_norm(taught.model().embed(batch).x, (SMALL.width,))
+    torch.testing.assert_close(goal, torch.stack([codes[b, step.mask.ask[b]] for b in range(5)]))
+    moved(model)
+    model.target.after_step(model, 0.5)
+    assert torch.equal(model.target(step, model)["codes"], goal)
+    with pytest.raises(RecipeError, match="its streams are"):
+        recipe.but({"tokenizer.patch": 4}).build(taught.schema, SMALL)
+
+
+def test_two_stages_train_one_after_the_other(tmp_path):
+    run = pretrain("digits", recipe="dbot", steps=2, size=SMALL, out=tmp_path / "r", probe_labels=None, progress=False)
+    first = Run.open(run.folder / "stages" / "dbot-random").model()
+    second = run.model()
+    for mine, its in zip(second.target.encoder.parameters(), first.encoder.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    fresh = first.target.encoder.blocks[0].mlp.fc1.weight  # the first teacher never moved
+    begun = Run.open(run.folder / "stages" / "dbot-random").model(trained=False)
+    assert torch.equal(fresh, begun.encoder.blocks[0].mlp.fc1.weight)

@@ -71,6 +71,9 @@ class Teacher(Part):
     before: Tensor
 
     def attach(self, model: Model) -> None:
+        self._copy(model)
+
+    def _copy(self, model: Model) -> None:
         for name in self.copies:
             setattr(self, name, copy.deepcopy(getattr(model, name)).float())
         self.requires_grad_(False)
@@ -121,6 +124,8 @@ class Codes(Teacher):
         normalise: each code by its own mean and spread.
         cls: weight of a further loss: the squared error of the student's CLS code against the mean of the sample's
             codes (data2vec 2.0, section 3.4); 0 = none.
+        teacher: what is the teacher in place of a copy of the model as it begins: the model of an earlier stage, or the
+            folder of a run on data of the same form. It is usually frozen: decay=1 (dBOT, arXiv:2209.03917).
     """
 
     def __init__(
@@ -136,6 +141,7 @@ class Codes(Teacher):
         by: str = "token",
         normalise: bool = False,
         cls: float = 0.0,
+        teacher: Model | str | None = None,
     ):
         super().__init__(model, decay=decay, final=final, ramp=ramp, rise=rise, over=over)
         if top is not None and top < 1:
@@ -143,11 +149,32 @@ class Codes(Teacher):
         if by not in ("token", "channel"):
             raise RecipeError(f'target.by is "token" or "channel", not {by!r}')
         self.top, self.by, self.normalise, self.cls = top, by, normalise, cls
-        self.heads = {"codes": Head(model.size.width)}
+        self._given = self._opened(teacher, model)
+        self.heads = {"codes": Head((model if self._given is None else self._given).size.width)}
+
+    @staticmethod
+    def _opened(teacher: Model | str | None, model: Model) -> Model | None:
+        if isinstance(teacher, str):
+            from anymask.run import Run
+
+            teacher = Run.open(teacher).model()
+        if teacher is None:
+            return None
+        for name in ("streams", "grid"):
+            its, ours = getattr(teacher.tokenizer, name), getattr(model.tokenizer, name)
+            if its != ours:
+                raise RecipeError(
+                    f"a teacher reads the tokens of its student: its {name} are {its}, the student's {ours}; use a "
+                    "teacher trained on data and patches of the same form (--set tokenizer.patch=...)"
+                )
+        return teacher
 
     def attach(self, model: Model) -> None:
-        super().attach(model)
-        if self.top is not None and not getattr(model.encoder, "layers", False):
+        self._copy(model if self._given is None else self._given)
+        self._given = None  # only its stem and encoder are kept
+        self.requires_grad_(False)
+        self.train(self.training)
+        if self.top is not None and not getattr(self.encoder, "layers", False):
             raise RecipeError("a mean of blocks needs an encoder that returns them: --set encoder.layers=true")
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
