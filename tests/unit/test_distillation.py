@@ -70,6 +70,7 @@ def test_targets_are_centred_sharpened_and_of_the_other_view():
         total += F.kl_div((mine / 0.1).log_softmax(-1), goal, reduction="sum")
     torch.testing.assert_close(step.aux["cls"], total / 24, atol=1e-5, rtol=1e-4)
     before = centre.clone()
+    model.target.sharp = (0.04, 0.07)
     model.target.after_step(model, 0.5)
     want = 0.9 * before[1] + 0.1 * torch.stack(cls).mean(0)
     torch.testing.assert_close(model.target.centre[1], want, atol=1e-6, rtol=1e-5)

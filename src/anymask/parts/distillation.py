@@ -174,7 +174,7 @@ class SelfDistilled(Teacher):
         over: int | None = None,
         out: int = 8192,
         student: float = 0.1,
-        teacher: tuple[float, float] = (0.04, 0.07),
+        teacher: tuple[float, float] = (0.04, 0.04),
         warmup: float = 30 / 800,
         keep: float = 0.9,
         patches: float = 1.0,

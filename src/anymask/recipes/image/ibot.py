@@ -17,7 +17,9 @@ def ibot(r):
     Run: anymask pretrain IMAGES --recipe ibot --size small --epochs 800 --batch-size 1024
     Cost: student and teacher see two whole crops of each image, about ten times the tokens of mae's encoder.
     Expected: 77.9 % ImageNet-1K linear probe, 75.2 % k-NN (ViT-S/16, 800 epochs, paper table 1). Not reproduced: these
-        runs; ten further small crops, colour jitter, blur and solarisation.
+        runs; ten further small crops, colour jitter, blur and solarisation; the teacher's temperature that rises to
+        0.07, at which runs of a few thousand steps end with teachers that tell nothing apart
+        (--set target.teacher=[0.04,0.07]).
     """
     return r.but(
         tokenizer=P(Crops, outer=(0.25, 1.0), inner=(0.25, 1.0), nested=False),
