@@ -89,6 +89,11 @@ def _picked(points: Tensor, index: Tensor) -> Tensor:
     return points.gather(-2, index[..., None].expand(*index.shape, 3))
 
 
+def cosine(pred: Tensor, goal: Tensor) -> Tensor:
+    """1 less the cosine of the angle between them."""
+    return 1 - F.cosine_similarity(pred, goal, dim=-1)
+
+
 def scaled_cosine(pred: Tensor, goal: Tensor, power: float = 3.0) -> Tensor:
     """(1 - cosine) to a power, which plays down what is nearly right (GraphMAE, arXiv:2205.10803, equation 2)."""
     lengths = (pred.norm(dim=-1) * goal.norm(dim=-1)).clamp(min=1e-8)

@@ -309,12 +309,23 @@ class Absorbing(Part):
 
 
 class All(Part):
-    """Every token is hidden and asked for: what a prediction reads is the corruption's and the encoder's to say."""
+    """Every token is hidden and asked for: what a prediction reads is the corruption's and the encoder's to say.
+
+    Args:
+        shown: every token is visible instead, and asked for, as by an autoencoder.
+    """
+
+    def __init__(self, model: Model, *, shown: bool = False):
+        super().__init__(model)
+        self.shown = shown
 
     def forward(self, step: Step, model: Model) -> Mask:
-        b, n = step.tokens.shape
+        (b, n), valid = step.tokens.shape, step.tokens.valid
+        if self.shown:
+            whole = torch.ones(b, n, dtype=torch.bool, device=step.tokens.pos.device)
+            return Mask(whole if valid is None else valid, keep_ok=valid, ask_ok=valid)
         score = torch.zeros(b, n, device=step.tokens.pos.device)
-        return split(score, 0, keep=model.corruption.keep, valid=step.tokens.valid)
+        return split(score, 0, keep=model.corruption.keep, valid=valid)
 
 
 class Remask(Scored):

@@ -1,0 +1,217 @@
+"""Learned codebooks: an autoencoder whose codes are numbers, and targets that are these numbers (VQ-KD and BEiT v2,
+arXiv:2208.06366)."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anymask.engine import Head, Model, Part, Step, everything, scored, take
+from anymask.parts.decoders import Heads
+from anymask.parts.layers import Block, LayerNorm, Linear, init_weights
+from anymask.recipe import RecipeError
+
+
+class Codebook(nn.Module):
+    """Vectors of length 1 that stand for what is nearest to them (VQ-VAE, arXiv:1711.00937, section 3.1). They follow
+    the mean of what they stand for (section A.1 there); those that stand for nothing for long begin anew at one of the
+    vectors that came last.
+
+    Args:
+        count, width: of the vectors.
+        decay: share of a vector that stays in a step.
+        least: a vector that stands for less than this share of its part of the tokens begins anew.
+    """
+
+    def __init__(self, count: int, width: int, *, decay: float = 0.99, least: float = 0.05) -> None:
+        super().__init__()
+        self.decay, self.least = decay, least
+        self.register_buffer("codes", F.normalize(torch.randn(count, width), dim=-1))
+        self.register_buffer("use", torch.ones(count))  # running count, 1 = an equal share of the tokens
+        for name, value in (("sums", torch.zeros(count, width)), ("counts", torch.zeros(count))):
+            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("recent", torch.zeros(count, width), persistent=False)
+
+    codes: Tensor
+    use: Tensor
+    sums: Tensor
+    counts: Tensor
+    recent: Tensor
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Numbers (...) int64 of the codes nearest to z (..., width) of length 1."""
+        return (z.float() @ self.codes.T).argmax(-1)
+
+    def forward(self, z: Tensor, ok: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z (B, N, width) of length 1 -> the codes in its place, through which gradients pass as if they were z, and
+        their numbers (B, N). Tokens that are not `ok` count for nothing."""
+        number = self.nearest(z)
+        code = self.codes[number]
+        if self.training:
+            with torch.no_grad():
+                flat, index = z.float().flatten(0, 1), number.flatten()
+                weight = torch.ones_like(flat[:, 0]) if ok is None else ok.flatten().float()
+                self.sums.zero_().index_add_(0, index, flat * weight[:, None])
+                self.counts.zero_().index_add_(0, index, weight)
+                self.recent.copy_(flat[torch.randint(len(flat), (len(self.codes),), device=flat.device)])
+        return z + (code - z).detach(), number
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """After a step: the codes move towards the means of the last batch."""
+        used = self.counts > 0
+        mean = F.normalize(self.sums / self.counts.clamp(min=1)[:, None], dim=-1)
+        moved = F.normalize(self.codes.lerp(mean, 1 - self.decay), dim=-1)
+        self.codes.copy_(torch.where(used[:, None], moved, self.codes))
+        share = self.counts * len(self.counts) / self.counts.sum().clamp(min=1)
+        self.use.lerp_(share, 1 - self.decay)
+        idle = self.use < self.least
+        self.codes.copy_(torch.where(idle[:, None], self.recent, self.codes))
+        self.use.masked_fill_(idle, 1.0)
+
+
+class Quantised(Part):
+    """Codes are projected to a few dimensions, each replaced by the nearest vector of a codebook, and a small
+    transformer predicts the target of every token from these (VQ-KD, section 3.1). The distance of a code to its vector
+    is added as `commitment`.
+
+    Args:
+        codes, dimensions: of the codebook.
+        depth: blocks; None = the decoder's of the size.
+        commitment: weight of that loss.
+        decay: see `Codebook`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        codes: int = 8192,
+        dimensions: int = 32,
+        depth: int | None = None,
+        commitment: float = 1.0,
+        decay: float = 0.99,
+    ):
+        super().__init__(model)
+        if codes < 2 or dimensions < 2:
+            raise RecipeError(f"a codebook has 2 codes of 2 dimensions or more, not {codes} of {dimensions}")
+        size = model.size
+        self.weight = commitment
+        self.project = nn.Sequential(
+            Linear(model.encoder.width, model.encoder.width), nn.Tanh(), Linear(model.encoder.width, dimensions)
+        )
+        self.book = Codebook(codes, dimensions, decay=decay)
+        self.embed, self.positions = Linear(dimensions, size.decoder_width), model.positions(size.decoder_width)
+        self.blocks = nn.ModuleList(
+            Block(size.decoder_width, size.decoder_heads) for _ in range(depth or size.decoder_depth)
+        )
+        self.norm = LayerNorm(size.decoder_width)
+        for part in (self.project, self.embed, self.blocks):
+            init_weights(part)
+        self.heads = Heads(model, size.decoder_width)
+
+    def short(self, x: Tensor) -> Tensor:
+        """Codes of the encoder (..., D) as vectors of length 1 (..., dimensions)."""
+        return F.normalize(self.project(x).float(), dim=-1)
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """(...) int64: the visual words of codes (..., D)."""
+        return self.book.nearest(self.short(x))
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        ok = step.latent.ok
+        z = self.short(step.latent.x)
+        code, number = self.book(z, ok)
+        gap = (z - self.book.codes[number]).square().sum(-1)
+        step.aux["commitment"] = self.weight * (gap.mean() if ok is None else (gap * ok).sum() / ok.sum().clamp(min=1))
+        x = self.embed(code)
+        x = x + self.positions(step.tokens).to(x.dtype)
+        for block in self.blocks:
+            x = block(x, ok)
+        return self.heads(self.norm(take(x, step.mask.ask)))
+
+    def after_step(self, model: Model, progress: float) -> None:
+        self.book.follow()
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        return {"positions": {"weight_decay": 0.0}}
+
+
+class VisualWords(Part):
+    """The number that the asked tokens have in the codebook of a run of `Quantised`: (Q, M) int64.
+
+    Args:
+        words: the model of an earlier stage, or the folder of a run on data of the same form; it stays as it is.
+    """
+
+    def __init__(self, model: Model, *, words: Model | str):
+        super().__init__(model)
+        if isinstance(words, str):
+            from anymask.run import Run
+
+            words = Run.open(words).model()
+        if not isinstance(words.decoder, Quantised):
+            raise RecipeError("target.words names a run whose decoder has a codebook (parts.codebooks.Quantised)")
+        if (words.tokenizer.streams, words.tokenizer.grid) != (model.tokenizer.streams, model.tokenizer.grid):
+            raise RecipeError(
+                f"the codebook is of tokens {words.tokenizer.streams} on {words.tokenizer.grid}, and the model has "
+                f"{model.tokenizer.streams} on {model.tokenizer.grid}; use a run on data and patches of the same form"
+            )
+        self.stem, self.encoder, self.decoder = (copy.deepcopy(p) for p in (words.stem, words.encoder, words.decoder))
+        self.requires_grad_(False)
+        self.eval()
+        self.heads = {"codes": Head(len(words.decoder.book.codes))}
+
+    def train(self, mode: bool = True) -> VisualWords:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        whole = step._replace(mask=everything(step.tokens))
+        latent = self.encoder(whole._replace(seen=self.stem(whole)), model)
+        return {"codes": take(self.decoder.numbers(latent.x)[..., None], step.mask.ask, step.mask.ask_of).squeeze(-1)}
+
+
+class Aggregation(Part):
+    """The CLS token has to hold what is common to a sample: a shallow transformer predicts the asked tokens once more,
+    from it and the codes of an earlier block, by the decoder's own head. The loss is added as `aggregation` (BEiT v2,
+    section 3.3).
+
+    Args:
+        layer: share of the encoder's blocks after which codes are taken.
+        depth: blocks.
+    """
+
+    def __init__(self, model: Model, *, layer: float = 0.75, depth: int = 2):
+        super().__init__(model)
+        if not getattr(model.encoder, "layers", False) or getattr(model.encoder, "prefix", None) is None:
+            raise RecipeError("aggregation needs the encoder's layers and CLS token: --set encoder.layers=true")
+        if not 0.0 < layer < 1.0 or depth < 1:
+            raise RecipeError(f"layer is a share of the blocks, between 0 and 1, depth 1 or more; not {layer}, {depth}")
+        blocks = len(model.encoder.blocks)
+        self.layer = min(blocks - 1, max(1, math.floor(layer * blocks)))
+        self.blocks = nn.ModuleList(Block(model.encoder.width, model.encoder.heads) for _ in range(depth))
+        self.norm = LayerNorm(model.encoder.width)
+        init_weights(self.blocks)
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        latent, mask = step.latent, step.mask
+        assert latent.prefix is not None
+        n = latent.x.shape[1]
+        x = torch.cat([latent.prefix[:, :1], latent.layers[self.layer][:, -n:]], 1)
+        ok = None if latent.ok is None else F.pad(latent.ok, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, ok)
+        total = torch.zeros((), device=x.device)
+        for name, pred in model.decoder.heads(take(self.norm(x[:, 1:]), mask.ask)).items():
+            with torch.autocast(x.device.type, enabled=False):
+                error = model.losses[name](pred.float(), step.goal[name])
+            there = scored(step, model.target.heads[name])
+            total = total + (
+                error.mean() if there is None else torch.where(there, error, 0.0).sum() / there.sum().clamp(min=1)
+            )
+        return {"aggregation": total}

@@ -1,0 +1,119 @@
+"""Codebooks: what a vector stands for, how it follows, and targets that are its number."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from anymask.contract.data import SMALL, batch_of, example_schema
+from anymask.parts.codebooks import Codebook
+from anymask.recipe import RecipeError, find
+from anymask.run import Run
+from anymask.train import pretrain
+
+FEW = {"decoder.codes": 16, "decoder.dimensions": 4, "decoder.depth": 1}
+
+
+def words():
+    (stage,) = find("beit-v2").stages["stages"]
+    return stage.but(FEW)
+
+
+def built(seed=0):
+    torch.manual_seed(seed)
+    schema = example_schema("image")
+    teacher = find("mae").build(schema, SMALL)
+    book = words().build(schema, SMALL, earlier={"mae": teacher})
+    return book, find("beit-v2").build(schema, SMALL, earlier={"beit-v2-words": book}), teacher
+
+
+def test_the_nearest_vector_stands_for_a_code_and_gradients_pass_it():
+    torch.manual_seed(0)
+    book = Codebook(6, 3)
+    z = F.normalize(torch.randn(2, 5, 3), dim=-1).requires_grad_()
+    code, number = book(z)
+    for b in range(2):
+        for n in range(5):
+            assert number[b, n] == (book.codes - z[b, n]).norm(dim=-1).argmin()
+            torch.testing.assert_close(code[b, n], book.codes[number[b, n]])
+    (code * torch.arange(30.0).view(2, 5, 3)).sum().backward()
+    torch.testing.assert_close(z.grad, torch.arange(30.0).view(2, 5, 3))
+
+
+def test_vectors_follow_the_mean_of_what_they_stand_for_and_idle_ones_begin_anew():
+    torch.manual_seed(0)
+    book = Codebook(4, 2, decay=0.5)
+    book.codes.copy_(torch.tensor([[1.0, 0], [0, 1.0], [-1.0, 0], [0, -1.0]]))
+    z = F.normalize(torch.tensor([[[1.0, 0.2], [1.0, -0.4], [0.1, 1.0]]]), dim=-1)
+    ok = torch.tensor([[True, True, False]])
+    book.train()(z, ok)
+    book.follow()
+    mean = F.normalize(z[0, :2].mean(0), dim=-1)
+    torch.testing.assert_close(book.codes[0], F.normalize((torch.tensor([1.0, 0]) + mean) / 2, dim=-1))
+    assert torch.equal(book.codes[1], torch.tensor([0.0, 1.0]))  # stands for what does not count
+    for _ in range(6):
+        book(z, ok)
+        book.follow()
+    assert all((z[0] - code).norm(dim=-1).min() < 1e-5 for code in book.codes[1:])  # idle: began at recent ones
+    before = book.codes.clone()
+    book.eval()(z)
+    assert torch.equal(book.codes, before) and len(book.state_dict()) == 2
+
+
+def test_words_are_the_numbers_of_the_run_and_stay():
+    book, model, teacher = built()
+    batch = batch_of(example_schema("image"), 4)
+    step = model.hide(batch)
+    goal = model.target(step, model)["codes"]
+    x = book.eval().embed(batch).x
+    numbers = book.decoder.book.nearest(F.normalize(book.decoder.project(x), dim=-1))
+    assert torch.equal(goal, numbers.gather(1, step.mask.ask)) and goal.unique().numel() > 1
+    model.train()
+    assert not model.target.training and not model.target.decoder.training
+    assert not any(p.requires_grad for p in model.target.parameters())
+    whole = book.hide(batch)
+    assert whole.mask.visible.all() and whole.mask.ask is None
+    torch.testing.assert_close(book.target(whole, book)["codes"], F.layer_norm(teacher.embed(batch).x, (32,))
+                               if book.target.normalise else teacher.embed(batch).x)  # fmt: skip
+
+
+def test_the_branch_reads_cls_and_an_earlier_block():
+    _, model, _ = built()
+    step = model.learn(model.hide(batch_of(example_schema("image"), 4)))
+    (branch,) = model.extras
+    loss = step.aux["aggregation"]
+    assert branch.layer == 1 and 0 < loss < 20
+    latent = step.latent
+    other = branch(step._replace(latent=latent._replace(prefix=torch.randn_like(latent.prefix))), model)["aggregation"]
+    assert other != loss
+    layers = (latent.layers[0], torch.randn_like(latent.layers[1]), *latent.layers[2:])
+    assert branch(step._replace(latent=latent._replace(layers=layers)), model)["aggregation"] != loss
+    moved = branch(step._replace(latent=latent._replace(x=torch.randn_like(latent.x))), model)["aggregation"]
+    torch.testing.assert_close(moved, loss)  # not the last block's tokens
+
+
+def test_three_stages_train_and_the_codebook_is_used(tmp_path):
+    recipe = find("beit-v2")
+    run = pretrain(
+        "digits", recipe=recipe.but(stages=(words(),)), steps=6, size=SMALL, out=tmp_path / "r", probe_labels=None,
+        progress=False,
+    )  # fmt: skip
+    first = Run.open(run.folder / "stages" / "beit-v2-words")
+    teacher = Run.open(first.folder / "stages" / "mae").model()
+    for mine, its in zip(first.model().target.encoder.parameters(), teacher.encoder.parameters(), strict=True):
+        assert torch.equal(mine, its)
+    assert torch.equal(run.model().target.decoder.book.codes, first.model().decoder.book.codes)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    book, _, teacher = built()
+    with pytest.raises(RecipeError, match="has a codebook"):
+        find("beit-v2").build(example_schema("image"), SMALL, earlier={"beit-v2-words": teacher})
+    with pytest.raises(RecipeError, match="patches of the same form"):
+        other = find("beit-v2").but({"tokenizer.patch": 2})
+        other.build(example_schema("image"), SMALL, earlier={"beit-v2-words": book})
+    with pytest.raises(RecipeError, match=r"encoder\.layers=true"):
+        find("beit-v2").but({"encoder.layers": False}).build(
+            example_schema("image"), SMALL, earlier={"beit-v2-words": book}
+        )
+    with pytest.raises(RecipeError, match="2 codes of 2 dimensions"):
+        words().but({"decoder.codes": 1}).build(example_schema("image"), SMALL, earlier={"mae": teacher})
