@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from anymask.contract.data import SMALL, batch_of, default_schema
+from anymask.contract.subject import build
 from anymask.recipe import catalogue, find
 
 FILE = Path(__file__).with_suffix(".json")
@@ -23,8 +24,7 @@ def first_loss(slug):
     schema = default_schema(recipe)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        stages = {stage.slug: stage.build(schema, SMALL) for stage in recipe.stages.get("stages", ())}
-        model = recipe.build(schema, SMALL, earlier=stages)
+        model = build(recipe, schema, SMALL)
         torch.manual_seed(1)
         loss = model(batch_of(schema, 4, 1)).loss
     loss.backward()
