@@ -1,10 +1,16 @@
 """Codebooks: what a vector stands for, how it follows, and targets that are its number."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.datasets import load_digits
 
+from anymask.cli import main
 from anymask.contract.data import SMALL, batch_of, example_schema
+from anymask.generation import GenerateError, generate
 from anymask.parts.codebooks import Codebook
 from anymask.recipe import RecipeError, find
 from anymask.run import Run
@@ -102,6 +108,62 @@ def test_three_stages_train_and_the_codebook_is_used(tmp_path):
     for mine, its in zip(first.model().target.encoder.parameters(), teacher.encoder.parameters(), strict=True):
         assert torch.equal(mine, its)
     assert torch.equal(run.model().target.decoder.book.codes, first.model().decoder.book.codes)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    (stage,) = find("mage").stages["stages"]
+    return pretrain(
+        "digits", recipe=find("mage").but(stages=(stage.but({"decoder.codes": 32, "decoder.dimensions": 8}),)),
+        steps=60, size=SMALL, out=tmp_path_factory.mktemp("mage") / "run", probe_labels=None, progress=False,
+        changes={"optimiser.lr": 2e-2},
+    )  # fmt: skip
+
+
+def test_images_are_numbers_that_pixels_come_back_from(drawn):
+    model = drawn.model()
+    batch = batch_of(drawn.schema, 6)
+    tokens = model.tokenizer(batch)
+    ((_, number),) = tokens.x.items()
+    assert number.dtype == torch.int64 and number.max() < 32 and model.tokenizer.streams == {"image": -32}
+    first = Run.open(drawn.folder / "stages" / "mage-words").model()
+    step = first.predict(first.hide(batch))
+    want = first.tokenizer.raw(first.tokenizer.whole(step.pred["pixels"], step.tokens.grid))
+    torch.testing.assert_close(model.tokenizer.pixels(number), want, atol=1e-4, rtol=1e-4)
+
+
+def test_shares_vary_within_their_limits_and_half_is_dropped(drawn):
+    model = drawn.model()
+    shares, n = [], 16
+    for i in range(60):
+        mask = model.hide(batch_of(drawn.schema, 4, i)).mask
+        hidden = (~mask.visible).sum(1)
+        assert (hidden == hidden[0]).all() and mask.ask.shape[1] == hidden[0]
+        assert abs(mask.keep.shape[1] - n // 2) <= 1  # what is shown, and hidden tokens beside
+        shares.append(hidden[0].item() / n)
+    assert 0.5 <= min(shares) < 0.6 and 0.85 < max(shares) <= 1.0 and 0.6 < sum(shares) / 60 < 0.75
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "confidence"])
+def test_images_are_drawn_and_written(drawn, tmp_path, sampler):
+    found = generate(drawn, n=9, sampler=sampler, steps=4, seed=1, out=tmp_path / "x.png")
+    assert found.shape == (9, 1, 8, 8) and np.isfinite(found).all()
+    assert np.array_equal(found, generate(drawn, n=9, sampler=sampler, steps=4, seed=1, out=tmp_path / "x.npy"))
+    assert np.array_equal(np.load(tmp_path / "x.npy"), found)
+    assert Image.open(tmp_path / "x.png").size == (8 * 10 * 8, 2 * 10 * 8)
+    assert found.std(0).max() > 0  # not all alike
+    real = np.asarray(load_digits().images)
+    assert abs(found.mean() - real.mean()) < 2.0 and found.min() > -8 and found.max() < 24
+
+
+def test_what_cannot_be_drawn_as_images_is_refused(drawn, tmp_path):
+    for options in ({"prompt": "a"}, {"length": 3}, {"sampler": "semi-autoregressive"}):
+        with pytest.raises(GenerateError, match="are for texts"):
+            generate(drawn, **options)
+    with pytest.raises(GenerateError, match=r"\.png or \.npy"):
+        generate(drawn, out=tmp_path / "x.txt")
+    said = CliRunner().invoke(main, ["generate", str(drawn.folder)])
+    assert said.exit_code != 0 and "-o images.png" in said.output
 
 
 def test_what_does_not_fit_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from anymask.cli.options import open_run, recipe_files
 
 @click.command()
 @click.argument("run")
-@click.option("-n", type=int, default=4, show_default=True, help="Texts.")
+@click.option("-n", type=int, default=4, show_default=True, help="Samples.")
 @click.option("--sampler", default="ancestral", show_default=True, help="ancestral, confidence, semi-autoregressive.")
 @click.option("--steps", type=int, help="From all hidden to none; by default as many as there are tokens to draw.")
 @click.option("--length", type=int, help="Tokens of a text; by default the median of the training texts.")
@@ -21,11 +21,14 @@ from anymask.cli.options import open_run, recipe_files
 @click.option("--guidance", type=float, default=0.0, show_default=True, help="How much more to follow the prompt.")
 @click.option("--temperature", type=float, default=1.0, show_default=True, help="0 = always the likeliest.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="texts.txt or .jsonl; by default they are printed.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="texts.txt, .jsonl; images.png, .npy.")
 @recipe_files
 def generate(run: str, recipe_file: str | None, out: Path | None, **options: Any) -> None:
-    """Draw new texts from RUN, of a recipe such as mdlm."""
-    from anymask.generation import generate
+    """Draw new samples from RUN: texts of a recipe such as mdlm, which are printed without -o, or images of mage."""
+    from anymask.generation import GenerateError, generate
 
-    texts = generate(open_run(run, recipe_file), out=out, progress=True, **options)
-    click.echo(f"wrote {out}" if out else "\n\n".join(texts))
+    opened = open_run(run, recipe_file)
+    if out is None and "image" in {field.kind for field in opened.schema.fields.values()}:
+        raise GenerateError("images are written to a file: -o images.png, or .npy")
+    found = generate(opened, out=out, progress=True, **options)
+    click.echo(f"wrote {out}" if out else "\n\n".join(map(str, found)))

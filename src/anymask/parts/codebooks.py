@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anymask.engine import Head, Model, Part, Step, everything, scored, take
+from anymask.engine import Head, Model, Part, Sample, Step, Tokens, everything, scored, take
 from anymask.parts.decoders import Heads
 from anymask.parts.layers import Block, LayerNorm, Linear, init_weights
+from anymask.parts.tokenizers import Patches, grid_index
 from anymask.recipe import RecipeError
 
 
@@ -128,17 +131,94 @@ class Quantised(Part):
         code, number = self.book(z, ok)
         gap = (z - self.book.codes[number]).square().sum(-1)
         step.aux["commitment"] = self.weight * (gap.mean() if ok is None else (gap * ok).sum() / ok.sum().clamp(min=1))
+        return self.heads(take(self.rebuilt(code, step.tokens, ok), step.mask.ask))
+
+    def rebuilt(self, code: Tensor, tokens: Tokens, ok: Tensor | None = None) -> Tensor:
+        """Vectors (B, N, dimensions) at the places of tokens to what the heads read, (B, N, W)."""
         x = self.embed(code)
-        x = x + self.positions(step.tokens).to(x.dtype)
+        x = x + self.positions(tokens).to(x.dtype)
         for block in self.blocks:
             x = block(x, ok)
-        return self.heads(self.norm(take(x, step.mask.ask)))
+        return self.norm(x)
 
     def after_step(self, model: Model, progress: float) -> None:
         self.book.follow()
 
     def groups(self) -> dict[str, dict[str, float]]:
         return {"positions": {"weight_decay": 0.0}}
+
+
+def _codebook(words: Model | str) -> Model:
+    """The model of a run of `Quantised`, given as it is or as a folder."""
+    if isinstance(words, str):
+        from anymask.run import Run
+
+        words = Run.open(words).model()
+    if not isinstance(words.decoder, Quantised):
+        raise RecipeError("words= names a run whose decoder has a codebook (parts.codebooks.Quantised)")
+    return words
+
+
+class WordPatches(Patches):
+    """Images to the numbers of their patches in a learned codebook: (B, N) int64, on the grid of the patches (MAGE,
+    arXiv:2211.09117, section 3.1). The codebook's autoencoder stays as it is.
+
+    Args:
+        words: the model of an earlier stage that has rebuilt pixels by `Quantised`, or the folder of such a run.
+        patch, kind, field: see `Patches`; as of that run.
+    """
+
+    shares = "an autoencoder makes each number from the whole image"
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        words: Model | str,
+        patch: int | Sequence[int] | None = None,
+        kind: str | None = None,
+        field: str | None = None,
+    ):
+        super().__init__(model, patch=patch, kind=kind, field=field)
+        words = _codebook(words)
+        if (words.tokenizer.streams, words.tokenizer.grid) != (self.streams, self.grid):
+            raise RecipeError(
+                f"the codebook is of patches {words.tokenizer.streams} on {words.tokenizer.grid}, these are "
+                f"{self.streams} on {self.grid}; use a run on data and patches of the same form"
+            )
+        if list(words.target.heads) != ["pixels"] or getattr(words.target, "normalise", True):
+            raise RecipeError(
+                "a codebook to see and draw images by rebuilds pixels as they are (target.normalise=false)"
+            )
+        self.words = nn.ModuleDict(
+            {name: copy.deepcopy(getattr(words, name)) for name in ("stem", "encoder", "decoder")}
+        )
+        self.words.requires_grad_(False).eval()
+        self.count = len(words.decoder.book.codes)
+        self.streams = {self.field: -self.count}
+        self.renderer = None  # type: ignore[assignment]  # a number is no content that can be drawn
+
+    def train(self, mode: bool = True) -> WordPatches:
+        super().train(mode)
+        self.words.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, sample: Sample) -> Tokens:
+        tokens = super().forward(sample)
+        step = Step(sample, tokens, everything(tokens), aux={})
+        step = step._replace(seen=self.words["stem"](step))
+        number = self.words["decoder"].numbers(self.words["encoder"](step, None).x)  # type: ignore[operator]
+        return tokens._replace(x={self.field: number})
+
+    @torch.no_grad()
+    def pixels(self, number: Tensor) -> Tensor:
+        """(B, N) numbers to images (B, C, H, W) in the units of the data."""
+        decoder: Any = self.words["decoder"]
+        pos = (grid_index(self.grid, number.device) + 0.5) * torch.tensor(self.pitch, device=number.device)
+        tokens = Tokens({self.field: number}, pos[None], grid=self.grid)
+        patches = decoder.heads(decoder.rebuilt(decoder.book.codes[number], tokens))["pixels"]
+        return self.raw(self.whole(patches.float(), self.grid))
 
 
 class VisualWords(Part):
@@ -150,12 +230,7 @@ class VisualWords(Part):
 
     def __init__(self, model: Model, *, words: Model | str):
         super().__init__(model)
-        if isinstance(words, str):
-            from anymask.run import Run
-
-            words = Run.open(words).model()
-        if not isinstance(words.decoder, Quantised):
-            raise RecipeError("target.words names a run whose decoder has a codebook (parts.codebooks.Quantised)")
+        words = _codebook(words)
         if (words.tokenizer.streams, words.tokenizer.grid) != (model.tokenizer.streams, model.tokenizer.grid):
             raise RecipeError(
                 f"the codebook is of tokens {words.tokenizer.streams} on {words.tokenizer.grid}, and the model has "

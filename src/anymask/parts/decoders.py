@@ -167,6 +167,33 @@ class Transformer(Part):
         return {"token": {"weight_decay": 0.0}, "positions": {"weight_decay": 0.0}}
 
 
+class FromCls(Transformer):
+    """As `Transformer`, but over every place, and where the content is hidden stands the code of the CLS token: what is
+    common to the sample (MAGE, arXiv:2211.09117, section 3.2)."""
+
+    def __init__(self, model: Model, *, width: int | None = None, depth: int | None = None, heads: int | None = None):
+        super().__init__(model, width=width, depth=depth, heads=heads)
+        if getattr(model.encoder, "prefix", None) is None:
+            raise RecipeError("hidden places are filled with the CLS token's code: --set encoder.cls=true")
+        del self.token
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        latent, mask = step.latent, step.mask
+        assert latent.prefix is not None
+        first = self.embed(latent.prefix)  # R t W
+        x = scatter(self.embed(latent.x), mask, first[:, :1])
+        x = torch.where(mask.visible[..., None], x, first[:, :1])
+        x = torch.cat([first, x + self.positions(step.tokens).to(x.dtype)], 1)
+        ok = step.tokens.valid
+        ok = ok if ok is None else nn.functional.pad(ok, (first.shape[1], 0), value=True)
+        for block in self.blocks:
+            x = block(x, ok)
+        return self.heads(self.norm(take(x[:, first.shape[1] :], mask.ask)))
+
+    def groups(self) -> dict[str, dict[str, float]]:
+        return {"positions": {"weight_decay": 0.0}}
+
+
 class Everywhere(Part):
     """A transformer over every place: codes where the encoder kept a token, a mask token elsewhere, also where there
     is nothing to keep, as in a missing cell (ReMasker, arXiv:2309.13793, section 3.2). What is shown is thus predicted

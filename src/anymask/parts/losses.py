@@ -45,9 +45,11 @@ def own(pred: Tensor, goal: Tensor) -> Tensor:
     raise NotImplementedError("the target of this recipe brings no loss for this head; give loss= one")
 
 
-def cross_entropy(pred: Tensor, goal: Tensor) -> Tensor:
-    """Cross-entropy in nats of logits `pred` (Q, M, classes) against classes `goal` (Q, M) int64."""
-    return F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none").view(goal.shape)
+def cross_entropy(pred: Tensor, goal: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy in nats of logits `pred` (Q, M, classes) against classes `goal` (Q, M) int64, of whose certainty a
+    share `smoothing` is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, section 7)."""
+    flat = F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none", label_smoothing=smoothing)
+    return flat.view(goal.shape)
 
 
 def choice(pred: Tensor, goal: Tensor) -> Tensor:

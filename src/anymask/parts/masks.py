@@ -308,6 +308,55 @@ class Absorbing(Part):
         return split(-noise, shown, keep=model.corruption.keep, valid=valid, t=t, weight=weight)
 
 
+class Varying(Scored):
+    """The hidden share is drawn anew for each batch, from a normal distribution within limits, so that one model meets
+    shares good for features and shares good for drawing samples (MAGE, arXiv:2211.09117, section 3.1). A fixed share of
+    all tokens, hidden ones, is dropped; other hidden tokens enter the encoder replaced.
+
+    Args:
+        mean, spread: of the distribution. low, high: its limits; both alike = always that share.
+        drop: share of a sample's tokens that is dropped.
+    """
+
+    sometimes_whole = "at the upper limit nothing of a sample is shown"
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        mean: float = 0.55,
+        spread: float = 0.25,
+        low: float = 0.5,
+        high: float = 1.0,
+        drop: float = 0.5,
+    ):
+        super().__init__(model, ratio=min(mean, 0.99))
+        if not 0.0 < low <= high <= 1.0 or not 0.0 <= drop <= low or spread <= 0:
+            raise RecipeError(
+                f"hidden shares lie between mask.low and mask.high, above 0 to 1, mask.drop is not above mask.low and "
+                f"mask.spread above 0; not low={low}, high={high}, drop={drop}, spread={spread}"
+            )
+        self.mean, self.spread, self.low, self.high, self.drop = mean, spread, low, high, drop
+
+    def score(self, step: Step, model: Model) -> Tensor:
+        return keyed.uniform(step.sample["key"], step.tokens.shape[1])
+
+    def drawn(self, key: Tensor) -> float:
+        """The hidden share of a batch, by the key of its first sample."""
+        normal = torch.distributions.Normal(self.mean, self.spread)
+        ends = normal.cdf(torch.tensor([self.low, self.high]))
+        u = keyed.uniform(key[:1], 1, salt=61).cpu().item()
+        return float(normal.icdf(ends[0] + u * (ends[1] - ends[0])).clamp(self.low, self.high))
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        if model.corruption.keep == 0.0:
+            raise RecipeError("hidden tokens that are not dropped are replaced: use corruption=P(Replace)")
+        ratio = self.drawn(step.sample["key"])
+        enter = (ratio - self.drop) / ratio
+        score = self.score(step, model)
+        return split(score, 1.0 - ratio, keep=min(enter, 1.0 - 1e-6), valid=step.tokens.valid)
+
+
 class All(Part):
     """Every token is hidden and asked for: what a prediction reads is the corruption's and the encoder's to say.
 
