@@ -48,6 +48,7 @@ def test_the_nearest_vector_stands_for_a_code_and_gradients_pass_it():
 def test_vectors_follow_the_mean_of_what_they_stand_for_and_idle_ones_begin_anew():
     torch.manual_seed(0)
     book = Codebook(4, 2, decay=0.5)
+    book.use.fill_(1.0)
     book.codes.copy_(torch.tensor([[1.0, 0], [0, 1.0], [-1.0, 0], [0, -1.0]]))
     z = F.normalize(torch.tensor([[[1.0, 0.2], [1.0, -0.4], [0.1, 1.0]]]), dim=-1)
     ok = torch.tensor([[True, True, False]])
@@ -179,3 +180,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
         )
     with pytest.raises(RecipeError, match="2 codes of 2 dimensions"):
         words().but({"decoder.codes": 1}).build(example_schema("image"), SMALL, earlier={"mae": teacher})
+
+
+def test_all_vectors_begin_at_tokens_of_the_first_batch():
+    torch.manual_seed(0)
+    book = Codebook(6, 3).train()
+    z = F.normalize(torch.randn(2, 40, 3), dim=-1)
+    book(z)
+    book.follow()
+    assert ((book.codes[:, None] - z.flatten(0, 1)).norm(dim=-1).amin(1) < 1e-6).all()
+    assert len(book.codes.unique(dim=0)) > 3 and (book.use == 1).all()

@@ -27,7 +27,7 @@ class Bound(Metric):
         draws: noise levels a text, the same for both arms.
     """
 
-    draws: int = 32
+    draws: int = 16
     unit = "-bits a token"
     untrained = None
     code = ("anymask.evaluation.likelihood", "anymask.evaluation.masked")

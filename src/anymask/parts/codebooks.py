@@ -34,7 +34,8 @@ class Codebook(nn.Module):
         super().__init__()
         self.decay, self.least = decay, least
         self.register_buffer("codes", F.normalize(torch.randn(count, width), dim=-1))
-        self.register_buffer("use", torch.ones(count))  # running count, 1 = an equal share of the tokens
+        # Running count, 1 = an equal share of the tokens: from 0, all codes begin at tokens of the first batch.
+        self.register_buffer("use", torch.zeros(count))
         for name, value in (("sums", torch.zeros(count, width)), ("counts", torch.zeros(count))):
             self.register_buffer(name, value, persistent=False)
         self.register_buffer("recent", torch.zeros(count, width), persistent=False)

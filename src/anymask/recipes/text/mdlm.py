@@ -37,7 +37,8 @@ claim = Claim(
     opening={"tokenizer": "characters", "cased": True},
     metric=Bound(),
     smallest_effect=0.02,
-    epochs=20,
+    size="pico",
+    epochs=6,
     samples=6000,
     batch_size=64,
 )
