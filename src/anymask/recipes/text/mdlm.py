@@ -33,7 +33,7 @@ def autoregressive(r):
 claim = Claim(
     text="hiding any share of the characters bounds the likelihood better than always hiding 15 % (section 3.3)",
     better_than=lambda r: r.but({"mask.level": 0.15}),
-    on="tiny_shakespeare",
+    on="tiny_shakespeare/input.txt",
     opening={"tokenizer": "characters", "cased": True},
     metric=Bound(),
     smallest_effect=0.02,
