@@ -68,7 +68,7 @@ PEER_MODES = ("stock", "fused", "compiled")  # AdamW as it comes; fused AdamW; t
 Arm = Callable[[], float]  # one training step -> seconds
 
 
-def anymask_model(shape: Shape, changes: dict[str, Any] | None = None) -> torch.nn.Module:
+def anymask_model(shape: Shape, changes: dict[str, Any] | None = None, slug: str = "mae") -> torch.nn.Module:
     from anymask.data.schema import Field, Schema
     from anymask.recipe import Size, find
 
@@ -78,7 +78,7 @@ def anymask_model(shape: Shape, changes: dict[str, Any] | None = None) -> torch.
         low=-3.0, high=3.0, mean=(0.0,) * 3, std=(1.0,) * 3,
     )  # fmt: skip
     schema = Schema(fields={"image": field}, count=None, labels=None, source="noise", fingerprint="noise")
-    recipe = find("mae").but({"tokenizer.patch": shape.patch, **(changes or {})})
+    recipe = find(slug).but({"tokenizer.patch": shape.patch, **(changes or {})})
     return recipe.build(schema, Size(*shape[4:]))
 
 

@@ -92,26 +92,6 @@ def generate(
                 "length, block, prompt, guidance and the semi-autoregressive sampler are for texts; leave them out"
             )
         return _images(run, model, Draw(model, 0, 0.0, temperature, generator), n, sampler, steps, path, progress)
-    return _texts(
-        run, model, n, sampler, steps, length, block, prompt, guidance, temperature, generator, path, progress
-    )
-
-
-def _texts(
-    run: Run,
-    model: Model,
-    n: int,
-    sampler: str,
-    steps: int | None,
-    length: int | None,
-    block: int | None,
-    prompt: str,
-    guidance: float,
-    temperature: float,
-    generator: torch.Generator,
-    path: Path | None,
-    progress: bool,
-) -> list[str]:
     from anymask.data.kinds._vocabulary import encode, loaded
 
     if path is not None and path.suffix not in (".txt", ".jsonl"):
@@ -141,7 +121,8 @@ def _texts(
     if path is not None:
         lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n" if path.suffix == ".jsonl" else "\n\n".join(texts) + "\n")
+        text = "\n".join(lines) if path.suffix == ".jsonl" else "\n\n".join(texts)
+        path.write_text(text + "\n", encoding="utf-8")
     return texts
 
 
