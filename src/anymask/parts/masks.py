@@ -116,6 +116,27 @@ class Random(Scored):
         return keyed.uniform(key, name)
 
 
+class Twice(Random):
+    """Two masks of each sample, drawn apart, each of which makes a row of its own; the rows of a sample follow each
+    other (Point-CMAE, arXiv:2407.05862, section 3.2). Arguments as of `Random`."""
+
+    def forward(self, step: Step, model: Model) -> Mask:
+        key = step.sample["key"]
+        drawn = [self.score(step._replace(sample={**step.sample, "key": keyed.fold(key, n)}), model) for n in (0, 1)]
+        of = torch.arange(len(key), device=key.device).repeat_interleave(2)
+        valid = step.tokens.valid
+        shown = self.visible(step.tokens)
+        return split(
+            torch.stack(drawn, 1).flatten(0, 1),
+            shown[of] if isinstance(shown, Tensor) else shown,
+            keep=model.corruption.keep,
+            ask=self.ask,
+            valid=None if valid is None else valid[of],
+            keep_of=of,
+            ask_of=of,
+        )
+
+
 def whole_units(score: Tensor, valid: Tensor, ratio: float) -> Tensor:
     """(B,) tokens in the units that stay visible: tokens of one score (B, N) are a unit, and only the valid count."""
     ranked = score.masked_fill(~valid, torch.inf).sort(1).values

@@ -265,6 +265,10 @@ class PositionedDecoder(Transformer):
     """A `Transformer` decoder that adds positions before every block (Point-MAE, section 3.2)."""
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        return self.heads(self.features(step))
+
+    def features(self, step: Step) -> Tensor:
+        """(Q, M, W) of the asked tokens: what the heads read."""
         latent, mask = step.latent, step.mask
         everywhere = self.positions(step.tokens)  # B|1 N W
         x, ok = self.embed(latent.x), latent.ok  # R K W
@@ -274,7 +278,7 @@ class PositionedDecoder(Transformer):
         if mask.keep is None:
             for block in self.blocks:
                 x = block(x + place, ok)
-            return self.heads(self.norm(take(x, mask.ask)))
+            return self.norm(take(x, mask.ask))
         there = take(everywhere, mask.ask, mask.ask_of).to(x.dtype)
         there = there.expand(x.shape[0], -1, -1)  # Q M W
         ok = join(ok, mask.ask_ok, x, there)
@@ -283,7 +287,51 @@ class PositionedDecoder(Transformer):
         last = slice(x.shape[1] - there.shape[1], None)
         for block in self.blocks[:-1]:
             x = block(x + place, ok)
-        return self.heads(self.norm(self.blocks[-1](x + place, ok, queries=last)))
+        return self.norm(self.blocks[-1](x + place, ok, queries=last))
+
+
+class Agreeing(PositionedDecoder):
+    """A decoder of two masks of each sample, whose features of tokens that both hide are drawn together: one less their
+    cosine, a loss that is added as `agreement` (Point-CMAE, arXiv:2407.05862, section 3.3).
+
+    Args:
+        width, depth, heads: see `Transformer`.
+        weight: of that loss; 0 = without.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        weight: float = 1.0,
+    ):
+        super().__init__(model, width=width, depth=depth, heads=heads)
+        if weight < 0:
+            raise RecipeError(f"decoder.weight is the weight of the agreement, 0 or more, not {weight}")
+        self.weight = weight
+
+    def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
+        features = self.features(step)
+        if self.weight:
+            step.aux["agreement"] = self.weight * self.disagreement(features.float(), step)
+        return self.heads(features)
+
+    @staticmethod
+    def disagreement(features: Tensor, step: Step) -> Tensor:
+        """Mean over the tokens that both masks of a sample hide, of features (2 B, M, W)."""
+        mask, valid = step.mask, step.tokens.valid
+        rows, n = mask.visible.shape
+        if mask.keep_of is None or mask.ask is None or rows != 2 * step.tokens.shape[0]:
+            raise RecipeError("agreement is between two masks of each sample: use mask=P(Twice)")
+        whole = features.new_zeros(rows, n, features.shape[-1])
+        whole = whole.scatter(1, mask.ask[..., None].expand_as(features), features)
+        both = ~mask.visible[::2] & ~mask.visible[1::2]
+        both = both if valid is None else both & valid
+        apart = 1 - torch.cosine_similarity(whole[::2], whole[1::2], dim=-1)
+        return torch.where(both, apart, 0.0).sum() / both.sum().clamp(min=1)
 
 
 class Coordinates(Part):
