@@ -26,7 +26,14 @@ def check_likelihood(model: Model) -> None:
 
 @torch.no_grad()
 def nats(
-    model: Model, schema: Schema, source: Source, *, draws: int = 16, seed: int = 0, progress: bool = False
+    model: Model,
+    schema: Schema,
+    source: Source,
+    *,
+    draws: int = 16,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Negative log-likelihood of each sample in nats, an upper bound of it from masks at `draws` noise levels that
     share the range from 0 to 1 evenly (MDLM, arXiv:2406.07524, equation 11), or exact where every token is predicted
@@ -37,7 +44,7 @@ def nats(
     """
     check_likelihood(model)
     total, count = np.full(len(source), np.nan), np.zeros(len(source), np.int64)
-    for sample in batches(model, schema, source, batch_size=64, progress=progress):
+    for sample in batches(model, schema, source, batch_size=batch_size, progress=progress):
         index = sample["index"].cpu().numpy()
         levels = range(1) if isinstance(model.mask, All) else range(draws)
         found = torch.stack([_nats(model, redrawn(sample, seed, n), (n + 0.5) / draws, draws) for n in levels]).mean(0)

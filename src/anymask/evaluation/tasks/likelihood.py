@@ -21,6 +21,7 @@ def evaluate(
     test: Source | None = None,
     draws: int = 16,
     seed: int = 0,
+    batch_size: int = 64,
     progress: bool = False,
 ) -> Table:
     """Bits a token that a masked diffusion model needs at most, beside those of the frequencies of the tokens.
@@ -43,7 +44,15 @@ def evaluate(
     check_likelihood(model)
     table = Table(("model", "bits a token"), title=f"likelihood of {data.name}, {run.recipe.slug}")
     for name, trained in (("untrained model", False), ("pre-trained model", True)):
-        found, count = nats(frozen(run, trained=trained), run.schema, data, draws=draws, seed=seed, progress=progress)
+        found, count = nats(
+            frozen(run, trained=trained),
+            run.schema,
+            data,
+            draws=draws,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
         table.rows.append((name, _bits(found, count)))
     table.rows.insert(0, ("frequencies in training", _bits(*_unigram(run, model, data))))
     cut = model.tokenizer.longest
