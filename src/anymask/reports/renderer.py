@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anymask.engine import Model, Step, Tokens
+from anymask.engine import Mask, Model, Step, Tokens
 from anymask.parts.several import Several, view_of
 
 
@@ -139,7 +139,7 @@ def contents(model: Model, step: Step, part: str = "") -> tuple[Tensor, Tensor, 
     model, step = alone(model, step, part)
     content, place = content_of(model, step.tokens)
     b, n = content.shape[:2]
-    visible = step.mask.visible[_first(step.mask.keep_of, b, content.device)][:, place]
+    visible = _visible(step.mask, b)[:, place]
     if not hasattr(model.target, "content") or n < step.tokens.shape[1]:
         return content, visible, None
     rows = _first(step.mask.ask_of, b, content.device)
@@ -170,9 +170,20 @@ def filled(content: Tensor, predicted: Tensor, known: Tensor) -> Tensor:
     return torch.where(known if content.ndim == 2 else known[..., None], predicted, content)
 
 
+def _visible(mask: Mask, samples: int) -> Tensor:
+    """(B, N) what of each sample is shown: in its first row, or in the row that it shares with others."""
+    of, device = mask.keep_of, mask.visible.device
+    if of is None or of.ndim == 1:
+        return mask.visible[_first(of, samples, device)]
+    assert mask.keep is not None and mask.via is not None
+    own = of[mask.via] == torch.arange(samples, device=device)[:, None]  # B K
+    shown = mask.visible[mask.via]
+    place = mask.keep[mask.via]
+    return torch.zeros_like(shown).scatter(1, place, own & shown.gather(1, place))
+
+
 def _first(of: Tensor | None, samples: int, device: torch.device) -> Tensor:
     """(B,) the first row of each sample."""
     if of is None:
         return torch.arange(samples, device=device)
-    of = of if of.ndim == 1 else of[:, 0]
     return torch.stack([torch.nonzero(of == b)[0, 0] for b in range(samples)])
