@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.engine import Head, Model, Step, take
+from anymask.parts.losses import divergence, mean_of
 from anymask.parts.teachers import Teacher
 from anymask.recipe import RecipeError
 
@@ -60,19 +63,14 @@ class Clusters(Teacher):
                 "target.clusters is 2 or more, temperatures and target.lr above 0, target.rounds 1 or more; not "
                 f"clusters={clusters}, student={student}, teacher={teacher}, lr={lr}, rounds={rounds}"
             )
-        self.balance, self.student, self.sharp, self.rounds, self.rate = balance, student, teacher, rounds, lr
+        self.balance, self.sharp, self.rounds, self.rate = balance, teacher, rounds, lr
         self.heads = {"clusters": Head(clusters)}
-        self.losses = {"clusters": self.divergence}
+        self.losses = {"clusters": functools.partial(divergence, temperature=student)}
         self.centres = nn.Parameter(F.normalize(torch.randn(clusters, model.size.width), dim=-1))
 
     def attach(self, model: Model) -> None:
         super().attach(model)
         self.centres.requires_grad_(True)
-
-    def divergence(self, pred: Tensor, goal: Tensor) -> Tensor:
-        """(Q, M) Kullback-Leibler divergence in nats of scores `pred` (Q, M, clusters) from a distribution."""
-        logp = (pred / self.student).log_softmax(-1)
-        return (torch.special.xlogy(goal, goal) - goal * logp).sum(-1)
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         latent = self.whole(step, model)
@@ -80,10 +78,7 @@ class Clusters(Teacher):
             codes = F.normalize(latent.x.float(), dim=-1)  # B N D
             scores = codes @ F.normalize(self.centres, dim=-1).T / self.sharp  # B N K
             assigned = self.assign(scores.detach(), latent.ok)
-            error = -(assigned * scores.log_softmax(-1)).sum(-1)
-            ok = latent.ok
-            mean = error.mean() if ok is None else (error * ok).sum() / ok.sum().clamp(min=1)
-            step.aux["clustering"] = mean
+            step.aux["clustering"] = mean_of(-(assigned * scores.log_softmax(-1)).sum(-1), latent.ok)
         return {"clusters": take(assigned, step.mask.ask, step.mask.ask_of)}
 
     def assign(self, scores: Tensor, ok: Tensor | None = None) -> Tensor:

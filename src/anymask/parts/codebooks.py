@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from anymask.engine import Head, Model, Part, Sample, Step, Tokens, everything, scored, take
 from anymask.parts.decoders import Heads
 from anymask.parts.layers import Block, LayerNorm, Linear, init_weights
+from anymask.parts.losses import mean_of
 from anymask.parts.tokenizers import Patches, grid_index
 from anymask.recipe import RecipeError
 
@@ -131,7 +132,7 @@ class Quantised(Part):
         z = self.short(step.latent.x)
         code, number = self.book(z, ok)
         gap = (z - self.book.codes[number]).square().sum(-1)
-        step.aux["commitment"] = self.weight * (gap.mean() if ok is None else (gap * ok).sum() / ok.sum().clamp(min=1))
+        step.aux["commitment"] = self.weight * mean_of(gap, ok)
         return self.heads(take(self.rebuilt(code, step.tokens, ok), step.mask.ask))
 
     def rebuilt(self, code: Tensor, tokens: Tokens, ok: Tensor | None = None) -> Tensor:
@@ -286,8 +287,5 @@ class Aggregation(Part):
         for name, pred in model.decoder.heads(take(self.norm(x[:, 1:]), mask.ask)).items():
             with torch.autocast(x.device.type, enabled=False):
                 error = model.losses[name](pred.float(), step.goal[name])
-            there = scored(step, model.target.heads[name])
-            total = total + (
-                error.mean() if there is None else torch.where(there, error, 0.0).sum() / there.sum().clamp(min=1)
-            )
+            total = total + mean_of(error, scored(step, model.target.heads[name]))
         return {"aggregation": total}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from anymask import keyed
 from anymask.engine import Head, Latent, Mask, Model, Part, Step
 from anymask.parts.layers import Linear, _heads, init_weights
+from anymask.parts.losses import divergence
 from anymask.parts.masks import rectangles
 from anymask.parts.teachers import Teacher, cosine
 from anymask.recipe import RecipeError
@@ -155,7 +157,7 @@ class SelfDistilled(Teacher):
     temperature, those of tokens and those of CLS each by their own (DINO, arXiv:2104.14294, section 3.1).
 
     Args:
-        decay, final, ramp, rise, over: see `Teacher`.
+        decay, final, over: see `Teacher`.
         out: prototypes, as many as of the decoder.
         student: temperature of the student.
         teacher: of the teacher, at the start and after the share `warmup` of the training.
@@ -189,7 +191,7 @@ class SelfDistilled(Teacher):
         self.out, self.student, self.sharp, self.warmup = out, student, tuple(teacher), warmup
         self.stays, self.cls = keep, cls
         self.heads = {"patches": Head(out, weight=patches)}
-        self.losses = {"patches": self.divergence}
+        self.losses = {"patches": functools.partial(divergence, temperature=student)}
         self.register_buffer("temperature", torch.tensor(float(teacher[0])))
         for name in ("centre", "latest"):  # of tokens, of CLS: the running mean, and that of the last batch
             self.register_buffer(name, torch.zeros(2, out))
@@ -204,12 +206,6 @@ class SelfDistilled(Teacher):
         if getattr(model.encoder, "prefix", None) is None:
             raise RecipeError("views are compared by their CLS tokens: --set encoder.cls=true")
 
-    def divergence(self, pred: Tensor, goal: Tensor) -> Tensor:
-        """(..., M) Kullback-Leibler divergence in nats of scores `pred` (..., M, out) from a distribution `goal`: the
-        cross-entropy less what no student can go below, so that 0 is perfect and gradients are the same."""
-        logp = (pred / self.student).log_softmax(-1)
-        return (torch.special.xlogy(goal, goal) - goal * logp).sum(-1)
-
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         with torch.no_grad():
             mask = step.mask
@@ -223,7 +219,7 @@ class SelfDistilled(Teacher):
             other = ((cls - self.centre[1]) / self.temperature).softmax(-1).unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
         if self.cls:
             mine = model.decoder.scores(step.latent.cls())
-            step.aux["cls"] = self.cls * self.divergence(mine.float(), other).mean()
+            step.aux["cls"] = self.cls * divergence(mine.float(), other, self.student).mean()
         return {"patches": goal}
 
     def whole(self, step: Step, model: Model) -> Latent:

@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def mean_of(error: Tensor, ok: Tensor | None = None) -> Tensor:
+    """The mean of errors over those that are `ok`, of the same shape; 0 where none is. None = all are."""
+    return error.mean() if ok is None else torch.where(ok, error, 0.0).sum() / ok.sum().clamp(min=1)
+
+
 def mse(pred: Tensor, goal: Tensor) -> Tensor:
     """Mean squared error over a token's values."""
     return (pred - goal).square().mean(-1)
@@ -50,6 +55,14 @@ def cross_entropy(pred: Tensor, goal: Tensor, smoothing: float = 0.0) -> Tensor:
     share `smoothing` is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567, section 7)."""
     flat = F.cross_entropy(pred.flatten(0, 1), goal.flatten(), reduction="none", label_smoothing=smoothing)
     return flat.view(goal.shape)
+
+
+def divergence(pred: Tensor, goal: Tensor, temperature: float = 1.0) -> Tensor:
+    """Kullback-Leibler divergence in nats of scores `pred` (..., M, classes), divided by a temperature, from a
+    distribution `goal`: the cross-entropy less what no prediction can go below, so that 0 is perfect and gradients are
+    the same."""
+    logp = (pred / temperature).log_softmax(-1)
+    return (torch.special.xlogy(goal, goal) - goal * logp).sum(-1)
 
 
 def choice(pred: Tensor, goal: Tensor) -> Tensor:

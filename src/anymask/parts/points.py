@@ -14,7 +14,7 @@ from anymask.engine import Head, Latent, Model, Part, Sample, Seen, Step, Tokens
 from anymask.parts.decoders import Transformer, join
 from anymask.parts.encoders import ViT
 from anymask.parts.layers import LayerNorm, Linear
-from anymask.parts.losses import chamfer
+from anymask.parts.losses import chamfer, mean_of
 from anymask.recipe import RecipeError
 
 
@@ -331,7 +331,7 @@ class Agreeing(PositionedDecoder):
         both = ~mask.visible[::2] & ~mask.visible[1::2]
         both = both if valid is None else both & valid
         apart = 1 - torch.cosine_similarity(whole[::2], whole[1::2], dim=-1)
-        return torch.where(both, apart, 0.0).sum() / both.sum().clamp(min=1)
+        return mean_of(apart, both)
 
 
 class Coordinates(Part):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from anymask import keyed
 from anymask.engine import Mask, Model, Part, Step, Tokens, split, take
 from anymask.parts.layers import Block, Linear, init_weights
+from anymask.parts.losses import mean_of
 from anymask.recipe import RecipeError
 
 
@@ -84,6 +85,5 @@ class Rewarded(Part):
         logp = take(model.mask.logp(step.tokens, model)[..., None], step.mask.ask).squeeze(-1)
         error = torch.stack([error.detach() for error in step.error.values()]).sum(0)
         ok = step.mask.ask_ok
-        gain = logp * error if ok is None else torch.where(ok, logp, 0.0) * error
-        mean = gain.mean() if ok is None else gain.sum() / ok.sum().clamp(min=1)
-        return {"policy": -self.weight * mean}
+        chance = logp if ok is None else torch.where(ok, logp, 0.0)  # -inf of padding times 0 is NaN
+        return {"policy": -self.weight * mean_of(chance * error, ok)}

@@ -11,6 +11,7 @@ from anymask.data.kind import kind_of
 from anymask.engine import Head, Latent, Mask, Model, Part, Sample, Seen, Step, Tokens, split, take
 from anymask.parts.encoders import ViT
 from anymask.parts.layers import LayerNorm, Linear, Mlp, init_weights
+from anymask.parts.losses import mean_of
 from anymask.parts.masks import Scored
 from anymask.parts.targets import spreads
 from anymask.parts.tokenizers import grid_index
@@ -393,4 +394,4 @@ def contrast(a: Tensor, b: Tensor, ok: Tensor | None = None) -> Tensor:
     both = torch.cat([ok, ok], 1)
     logits = logits.masked_fill(~both[:, None] & both[..., None], -torch.inf)
     loss = F.cross_entropy(logits.flatten(0, 1), goal.flatten(), reduction="none").view_as(both)
-    return torch.where(both, loss, 0.0).sum() / both.sum().clamp(min=1)
+    return mean_of(loss, both)

@@ -8,6 +8,7 @@ from anymask import keyed
 from anymask.claims import Claim, Retrieve
 from anymask.engine import Model, Part, Step, Tokens, everything
 from anymask.parts.layers import LayerNorm, PostBlock, init_weights
+from anymask.parts.losses import mean_of
 from anymask.recipe import P, RecipeError, recipe
 from anymask.recipes.text.bert import bert
 
@@ -46,8 +47,7 @@ class Bottleneck(Part):
         with torch.autocast(words.device.type, enabled=False):
             scores = model.decoder.scores(codes, model).float()
             error = F.cross_entropy(scores.flatten(0, 1), words.flatten(), reduction="none").view(words.shape)
-        real = tokens.valid
-        return {"bottleneck": error.mean() if real is None else (error * real).sum() / real.sum().clamp(min=1)}
+        return {"bottleneck": mean_of(error, tokens.valid)}
 
     def sees(self, tokens: Tokens, key: Tensor) -> Tensor:
         """(B, N, N) which words (last axis) the prediction of a word reads."""
