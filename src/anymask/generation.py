@@ -13,10 +13,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from anymask.engine import Mask, Model, Step, Tokens
+from anymask.engine import Mask, Model, Step
 from anymask.errors import AnymaskError
 from anymask.parts.targets import Classes
-from anymask.parts.tokenizers import grid_index
 from anymask.run import Run
 
 if TYPE_CHECKING:
@@ -211,14 +210,8 @@ class Draw:
         """(n, L, classes) of ids (n, L) with `hidden` (n, L) places."""
         tokenizer, shown = self.model.tokenizer, ids.clamp(min=0)  # what stands at hidden places is not read
         sample = {tokenizer.field: shown, "key": torch.arange(len(ids))}
-        tokens = self._tokens(shown) if hasattr(tokenizer, "pixels") else tokenizer(sample)
+        tokens = tokenizer.placed(shown) if hasattr(tokenizer, "placed") else tokenizer(sample)
         return self.model.predict(Step(sample, tokens, Mask(~hidden), aux={})).pred["classes"].float()
-
-    def _tokens(self, ids: Tensor) -> Tokens:
-        """Numbers of a codebook as tokens on the grid of training images."""
-        tokenizer = self.model.tokenizer
-        pos = (grid_index(tokenizer.grid) + 0.5) * torch.tensor(tokenizer.pitch)
-        return Tokens({tokenizer.field: ids}, pos[None], grid=tokenizer.grid)
 
     def __call__(self, ids: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """A token for each place (n, L), and its log-probability."""

@@ -16,6 +16,7 @@ from anymask.engine import Head, Model, Part, Sample, Step, Tokens, everything, 
 from anymask.parts.decoders import Heads
 from anymask.parts.layers import Block, LayerNorm, Linear, init_weights
 from anymask.parts.losses import mean_of
+from anymask.parts.teachers import opened
 from anymask.parts.tokenizers import Patches, grid_index
 from anymask.recipe import RecipeError
 
@@ -62,7 +63,7 @@ class Codebook(nn.Module):
                 weight = torch.ones_like(flat[:, 0]) if ok is None else ok.flatten().float()
                 self.sums.zero_().index_add_(0, index, flat * weight[:, None])
                 self.counts.zero_().index_add_(0, index, weight)
-                self.recent.copy_(flat[torch.randint(len(flat), (len(self.codes),), device=flat.device)])
+                self.recent.copy_(flat[torch.multinomial(weight, len(self.codes), replacement=True)])
         return z + (code - z).detach(), number
 
     @torch.no_grad()
@@ -150,12 +151,9 @@ class Quantised(Part):
         return {"positions": {"weight_decay": 0.0}}
 
 
-def _codebook(words: Model | str) -> Model:
-    """The model of a run of `Quantised`, given as it is or as a folder."""
-    if isinstance(words, str):
-        from anymask.run import Run
-
-        words = Run.open(words).model()
+def _codebook(words: Model | str, tokenizer: Any) -> Model:
+    """The model of a run of `Quantised`, given as it is or as a folder, on tokens of the form of the tokenizer's."""
+    words = opened(words, tokenizer)
     if not isinstance(words.decoder, Quantised):
         raise RecipeError("words= names a run whose decoder has a codebook (parts.codebooks.Quantised)")
     return words
@@ -182,12 +180,7 @@ class WordPatches(Patches):
         field: str | None = None,
     ):
         super().__init__(model, patch=patch, kind=kind, field=field)
-        words = _codebook(words)
-        if (words.tokenizer.streams, words.tokenizer.grid) != (self.streams, self.grid):
-            raise RecipeError(
-                f"the codebook is of patches {words.tokenizer.streams} on {words.tokenizer.grid}, these are "
-                f"{self.streams} on {self.grid}; use a run on data and patches of the same form"
-            )
+        words = _codebook(words, self)
         if list(words.target.heads) != ["pixels"] or getattr(words.target, "normalise", True):
             raise RecipeError(
                 "a codebook to see and draw images by rebuilds pixels as they are (target.normalise=false)"
@@ -217,10 +210,13 @@ class WordPatches(Patches):
     def pixels(self, number: Tensor) -> Tensor:
         """(B, N) numbers to images (B, C, H, W) in the units of the data."""
         decoder: Any = self.words["decoder"]
-        pos = (grid_index(self.grid, number.device) + 0.5) * torch.tensor(self.pitch, device=number.device)
-        tokens = Tokens({self.field: number}, pos[None], grid=self.grid)
-        patches = decoder.heads(decoder.rebuilt(decoder.book.codes[number], tokens))["pixels"]
+        patches = decoder.heads(decoder.rebuilt(decoder.book.codes[number], self.placed(number)))["pixels"]
         return self.raw(self.whole(patches.float(), self.grid))
+
+    def placed(self, number: Tensor) -> Tokens:
+        """Numbers (B, N) as the tokens of images of the size of training."""
+        pos = (grid_index(self.grid, number.device) + 0.5) * torch.tensor(self.pitch, device=number.device)
+        return Tokens({self.field: number}, pos[None], grid=self.grid)
 
 
 class VisualWords(Part):
@@ -232,12 +228,7 @@ class VisualWords(Part):
 
     def __init__(self, model: Model, *, words: Model | str):
         super().__init__(model)
-        words = _codebook(words)
-        if (words.tokenizer.streams, words.tokenizer.grid) != (model.tokenizer.streams, model.tokenizer.grid):
-            raise RecipeError(
-                f"the codebook is of tokens {words.tokenizer.streams} on {words.tokenizer.grid}, and the model has "
-                f"{model.tokenizer.streams} on {model.tokenizer.grid}; use a run on data and patches of the same form"
-            )
+        words = _codebook(words, model.tokenizer)
         self.stem, self.encoder, self.decoder = (copy.deepcopy(p) for p in (words.stem, words.encoder, words.decoder))
         self.requires_grad_(False)
         self.eval()

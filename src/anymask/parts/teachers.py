@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,26 @@ def cosine(progress: float) -> float:
     return (1 - math.cos(math.pi * progress)) / 2
 
 
+def opened(given: Model | str, tokenizer: Any) -> Model:
+    """The model of an earlier stage, given as it is or as the folder of its run.
+
+    Raises:
+        RecipeError: it reads tokens of another form than those of `tokenizer`.
+    """
+    if isinstance(given, str):
+        from anymask.run import Run
+
+        given = Run.open(given).model()
+    for name in ("streams", "grid"):
+        its, ours = getattr(given.tokenizer, name), getattr(tokenizer, name)
+        if its != ours:
+            raise RecipeError(
+                f"an earlier model reads the tokens of the later one: its {name} are {its}, the later one's {ours}; "
+                "use a run on data and patches of the same form (--set tokenizer.patch=...)"
+            )
+    return given
+
+
 class Teacher(Part):
     """A target that is made by a slow copy of stem and encoder: after each step the copy moves a little towards them,
     by an exponential moving average (mean teacher, arXiv:1703.01780, section 2). A subclass says `heads`, and in
@@ -40,6 +61,8 @@ class Teacher(Part):
         rise: how: progress within the rise, 0 to 1, to the share of the way from `decay` to `final`.
         over: steps of the training that these shares are meant for. In a shorter one each step counts for several, so
             that the copy remembers the same part of the training; None = the shares are those of any training.
+        teacher: what is copied in place of the model as it begins: the model of an earlier stage, or the folder of a
+            run on data of the same form. It is usually frozen: decay=1.
     """
 
     def __init__(
@@ -51,6 +74,7 @@ class Teacher(Part):
         ramp: float = 1.0,
         rise: Callable[[float], float] = linear,
         over: int | None = None,
+        teacher: Model | str | None = None,
     ):
         super().__init__(model)
         if over is not None:
@@ -64,6 +88,7 @@ class Teacher(Part):
                 f"a share ramp of the training; not decay={decay}, final={final}, ramp={ramp} (--set target.decay=...)"
             )
         self.decay, self.final, self.ramp, self.rise = decay, final, ramp, rise
+        self._given = None if teacher is None else opened(teacher, model.tokenizer)
 
     copies: tuple[str, ...] = ("stem", "encoder")
     stem: Part
@@ -71,11 +96,9 @@ class Teacher(Part):
     before: Tensor
 
     def attach(self, model: Model) -> None:
-        self._copy(model)
-
-    def _copy(self, model: Model) -> None:
         for name in self.copies:
-            setattr(self, name, copy.deepcopy(getattr(model, name)).float())
+            setattr(self, name, copy.deepcopy(getattr(self._given or model, name)).float())
+        self._given = None  # only what is copied is kept
         self.requires_grad_(False)
         self.train(self.training)
 
@@ -115,7 +138,7 @@ class Codes(Teacher):
     """The teacher's codes of the asked tokens, made with the whole sample in view: (Q, M, D).
 
     Args:
-        decay, final, ramp, rise, over: see `Teacher`.
+        decay, final, ramp, rise, over, teacher: see `Teacher`; with a frozen one it is dBOT (arXiv:2209.03917).
         top: the mean of the outputs of so many last blocks (or of all, if there are fewer), each normalised (data2vec,
             arXiv:2202.03555, section 3.3), which needs an encoder that returns its layers; None = the encoder's output
             as it is.
@@ -124,8 +147,6 @@ class Codes(Teacher):
         normalise: each code by its own mean and spread.
         cls: weight of a further loss: the squared error of the student's CLS code against the mean of the sample's
             codes (data2vec 2.0, section 3.4); 0 = none.
-        teacher: what is the teacher in place of a copy of the model as it begins: the model of an earlier stage, or the
-            folder of a run on data of the same form. It is usually frozen: decay=1 (dBOT, arXiv:2209.03917).
     """
 
     def __init__(
@@ -143,37 +164,16 @@ class Codes(Teacher):
         cls: float = 0.0,
         teacher: Model | str | None = None,
     ):
-        super().__init__(model, decay=decay, final=final, ramp=ramp, rise=rise, over=over)
+        super().__init__(model, decay=decay, final=final, ramp=ramp, rise=rise, over=over, teacher=teacher)
         if top is not None and top < 1:
             raise RecipeError(f"target.top counts blocks, from 1 on, not {top}")
         if by not in ("token", "channel"):
             raise RecipeError(f'target.by is "token" or "channel", not {by!r}')
         self.top, self.by, self.normalise, self.cls = top, by, normalise, cls
-        self._given = self._opened(teacher, model)
-        self.heads = {"codes": Head((model if self._given is None else self._given).size.width)}
-
-    @staticmethod
-    def _opened(teacher: Model | str | None, model: Model) -> Model | None:
-        if isinstance(teacher, str):
-            from anymask.run import Run
-
-            teacher = Run.open(teacher).model()
-        if teacher is None:
-            return None
-        for name in ("streams", "grid"):
-            its, ours = getattr(teacher.tokenizer, name), getattr(model.tokenizer, name)
-            if its != ours:
-                raise RecipeError(
-                    f"a teacher reads the tokens of its student: its {name} are {its}, the student's {ours}; use a "
-                    "teacher trained on data and patches of the same form (--set tokenizer.patch=...)"
-                )
-        return teacher
+        self.heads = {"codes": Head((self._given or model).size.width)}
 
     def attach(self, model: Model) -> None:
-        self._copy(model if self._given is None else self._given)
-        self._given = None  # only its stem and encoder are kept
-        self.requires_grad_(False)
-        self.train(self.training)
+        super().attach(model)
         if self.top is not None and not getattr(self.encoder, "layers", False):
             raise RecipeError("a mean of blocks needs an encoder that returns them: --set encoder.layers=true")
 
