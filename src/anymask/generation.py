@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anymask.engine import Mask, Model, Step
 from anymask.errors import AnymaskError
+from anymask.parts.corruptions import Replace, Substitute
 from anymask.parts.targets import Classes
 from anymask.run import Run
 
@@ -65,10 +66,10 @@ def generate(
             1 + guidance, less those with a hidden prompt times guidance (arXiv:2410.18514, section 3.3).
         temperature: scores are divided by it; 0 = always the likeliest.
         out: texts: a .txt file (an empty line between them) or a .jsonl file ({"text": ...}) to write to; images: a
-            .png file (side by side) or a .npy file.
+            .png file (side by side) or a .npy file, as other samples that are cut into patches.
 
     Returns:
-        Texts; or images (n, C, H, W) float32 in the units of the training data.
+        Texts; or images (n, C, H, W) float32 in the units of the training data (series: (n, C, T), and so on).
 
     Raises:
         GenerateError: a run that predicts no tokens, or an option that does not fit it.
@@ -137,6 +138,9 @@ def _images(
 ) -> np.ndarray:
     if path is not None and path.suffix not in (".png", ".npy"):
         raise GenerateError(f"images are written to .png or .npy, not to {path.name}")
+    axes = len(model.tokenizer.grid)
+    if path is not None and path.suffix == ".png" and axes != 2:
+        raise GenerateError(f"samples of {axes} axes are no pictures; write them to {path.with_suffix('.npy').name}")
     ids = _filled(draw, torch.full((n, math.prod(model.tokenizer.grid)), HIDDEN), 0, sampler, steps, progress)
     found = model.tokenizer.pixels(ids).numpy()
     if path is not None:
@@ -179,10 +183,11 @@ def check_generates(model: Model) -> None:
     """
     Raises:
         GenerateError: the model does not predict hidden tokens of one stream of integers from a sequence that holds
-            them as mask tokens.
+            mask tokens in their place.
     """
     known = hasattr(model.tokenizer, "mask_id") or hasattr(model.tokenizer, "pixels")
-    if not isinstance(model.target, Classes) or model.corruption.keep != 1.0 or not known:
+    masked = isinstance(model.corruption, (Replace, Substitute)) and model.corruption.keep == 1.0
+    if not isinstance(model.target, Classes) or not masked or not known:
         raise GenerateError(
             "this run predicts no pieces of texts or words of images at hidden places, so none can be drawn; use a run "
             "of mdlm (anymask pretrain TEXTS --recipe mdlm) or mage (anymask pretrain IMAGES --recipe mage)"

@@ -16,9 +16,12 @@ from anymask.data import open_source
 from anymask.engine import Step
 from anymask.evaluation import EvaluateError, evaluate
 from anymask.evaluation.likelihood import nats
+from anymask.evaluation.masked import batches, redrawn
+from anymask.evaluation.tasks.likelihood import _bits
 from anymask.generation import GenerateError, Progress, ancestral, confidence, generate
 from anymask.recipe import RecipeError, find
 from anymask.recipes.text.mdlm import autoregressive
+from anymask.run import Run
 from anymask.train import pretrain
 
 TEXTS = ["to be or not to be", "all the world is a stage", "now is the winter of it"]
@@ -79,15 +82,45 @@ def test_an_autoregressive_model_reads_what_came_before_only():
     assert same[:, :3].all() and not same[:, 3].any()
 
 
-def test_the_bound_is_the_mean_loss_over_levels(source, drawn):
-    model = drawn.model()
-    found, count = nats(model, drawn.schema, source, draws=8)
-    assert count[:3].tolist() == [len(text) for text in TEXTS]
-    assert found[:60].mean() / count.mean() < 0.5 * math.log(25)  # it has learned
-    one, _ = nats(model, drawn.schema, source, draws=1, seed=3)
-    key = keyed.fold(keyed.fold(torch.zeros(1, dtype=torch.int64), 3), 0)
-    assert np.isfinite(one).all() and key.shape == (1,)
-    assert abs(one.mean() - found.mean()) < 3 * one.std()
+def test_the_bound_is_the_mean_over_levels_of_errors_over_the_level(source, drawn):
+    model = drawn.model().eval()
+    few = source.subset([0, 1, 2])
+    found, count = nats(model, drawn.schema, few, draws=2, seed=3)
+    assert count.tolist() == [len(text) for text in TEXTS]
+    (sample,) = batches(model, drawn.schema, few)
+    expected = np.zeros(3)
+    for n in range(2):
+        step = Step(redrawn(sample, 3, n), model.tokenizer(sample), aux={})
+        t = (n + keyed.uniform(step.sample["key"], 1, salt=9)[:, 0]) / 2  # the n-th half of the range
+        step = model.predict(step._replace(mask=model.mask.at(step, t, model)))
+        logp = step.pred["classes"].log_softmax(-1)
+        for b in range(3):
+            place = {int(token): k for k, token in enumerate(step.mask.ask[b])}
+            hidden = (~step.mask.visible[b] & step.tokens.valid[b]).nonzero()[:, 0].tolist()
+            errors = [-logp[b, place[i], step.tokens.x["text"][b, i]].item() for i in hidden]
+            expected[b] += sum(errors) / t[b].item() / 2
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_autoregressive_likelihood_is_exact(source, drawn):
+    model = autoregressive(find("mdlm")).build(drawn.schema, SMALL).eval()
+    few = source.subset([0, 1, 2])
+    found, count = nats(model, drawn.schema, few, draws=5)
+    (sample,) = batches(model, drawn.schema, few)
+    step = model.predict(model.hide(sample))
+    logp = step.pred["classes"].log_softmax(-1).gather(-1, step.tokens.x["text"][..., None]).squeeze(-1)
+    assert torch.equal(step.mask.ask[0], torch.arange(logp.shape[1]))
+    assert found == pytest.approx(-(logp * step.tokens.valid).sum(1).detach().numpy(), rel=1e-4)
+    assert count.tolist() == [len(text) for text in TEXTS]
+
+
+def test_the_interval_of_bits_is_that_of_a_ratio():
+    """Samples that all need the same bits a token leave no doubt, however long they are."""
+    count = np.array([5, 10, 40])
+    same = _bits(2 * math.log(2) * count, count)
+    assert (same.mean, same.low, same.high) == pytest.approx((2, 2, 2))
+    other = _bits(math.log(2) * np.array([5.0, 30, np.nan]), np.array([5, 10, 0]))
+    assert other.mean == pytest.approx(35 / 15) and other.low < other.mean < other.high
 
 
 def test_bits_a_token_beside_frequencies(drawn, source):
@@ -161,6 +194,11 @@ def test_what_cannot_be_drawn_is_refused(drawn, tmp_path):
     run = pretrain("digits", steps=1, size=SMALL, out=tmp_path / "mae", probe_labels=None, progress=False)
     with pytest.raises(GenerateError, match="--recipe mdlm"):
         anymask.generate(run)
+    one = autoregressive(find("mdlm"))
+    run = pretrain(TEXTS, recipe=one, steps=1, size=SMALL, out=tmp_path / "ar", probe_labels=None, progress=False)
+    with pytest.raises(GenerateError, match="at hidden places"):
+        generate(run)
+    run = Run.open(tmp_path / "mae")
     with pytest.raises(EvaluateError, match="no bound of the likelihood"):
         evaluate(run, "digits", task="likelihood")
     for wrong in ({"mask.least": 0.0}, {"mask.level": 2.0}):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anymask.claims.errors import ClaimError
-from anymask.claims.metrics import SEED, Metric
+from anymask.claims.metrics import SEED, Metric, others
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +37,7 @@ class FillIn(Metric):
     def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
         if {kind.name for kind in whole.kinds.values()} != {"ehr"}:
             raise ClaimError(f"{whole.name} holds no health records, which values are filled in of; use such data")
-        rest = np.setdiff1d(np.arange(len(whole)), chosen)
-        if len(rest) < 2:
-            raise ClaimError(f"all {len(whole):,} stays of {whole.name} are trained on, none is left to test on; use "
-                             "fewer (--scale)")  # fmt: skip
-        return whole.subset(chosen), whole.subset(np.sort(np.random.default_rng(SEED).permutation(rest)[:TESTED]))
+        return whole.subset(chosen), whole.subset(others(whole, chosen, TESTED))
 
     def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
                ) -> np.ndarray:  # fmt: skip

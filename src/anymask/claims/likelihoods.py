@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anymask.claims.errors import ClaimError
-from anymask.claims.metrics import SEED, Metric
+from anymask.claims.metrics import SEED, Metric, others
 
 if TYPE_CHECKING:
-    from anymask.data import Schema, Source
+    from anymask.data import Source
     from anymask.run import Run
 
 TESTED = 500  # texts of the test part, at most
@@ -35,11 +35,7 @@ class Bound(Metric):
     def parts(self, whole: Source, chosen: np.ndarray) -> tuple[Source, Source]:
         if not all(kind.spelled for kind in whole.kinds.values()):
             raise ClaimError(f"{whole.name} holds no sequences, whose likelihood is measured; use texts")
-        rest = np.setdiff1d(np.arange(len(whole)), chosen)
-        if len(rest) < 2:
-            raise ClaimError(f"all {len(whole):,} texts of {whole.name} are trained on, none is left to test on; use "
-                             "fewer (--scale)")  # fmt: skip
-        return whole.subset(chosen), whole.subset(np.sort(np.random.default_rng(SEED).permutation(rest)[:TESTED]))
+        return whole.subset(chosen), whole.subset(others(whole, chosen, TESTED))
 
     def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
                ) -> np.ndarray:  # fmt: skip
@@ -48,6 +44,3 @@ class Bound(Metric):
 
         found, count = nats(frozen(run, trained=trained), run.schema, test, draws=self.draws, seed=SEED)
         return -np.nan_to_num(found) / math.log(2) / count[count > 0].mean()
-
-    def context(self, train: Source, test: Source, schema: Schema) -> dict[str, float]:
-        return {}

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 SEED = 0  # of what is drawn for measuring: the same for all arms and seeds
 
 
+def others(whole: Source, chosen: np.ndarray, most: int) -> np.ndarray:
+    """Numbers of at most so many samples that are not chosen for training, in order: a test part.
+
+    Raises:
+        ClaimError: nearly all are chosen.
+    """
+    rest = np.setdiff1d(np.arange(len(whole)), chosen)
+    if len(rest) < 2:
+        raise ClaimError(
+            f"all {len(whole):,} samples of {whole.name} are trained on, none is left to test on; use fewer (--scale)"
+        )
+    return np.sort(np.random.default_rng(SEED).permutation(rest)[:most])
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a trained run is worth on the data of a claim.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from anymask.claims.errors import ClaimError
-from anymask.claims.metrics import SEED, Metric
+from anymask.claims.metrics import SEED, Metric, others
 
 if TYPE_CHECKING:
     from anymask.data import Schema, Source
@@ -39,13 +39,8 @@ class Regress(Metric):
 
         if {kind.name for kind in whole.kinds.values()} != {"table"}:
             raise ClaimError(f"{whole.name} is no table, of which a column could be predicted; use a table")
-        rest = np.setdiff1d(np.arange(len(whole)), chosen)
-        if len(rest) < 2:
-            raise ClaimError(f"all {len(whole):,} rows of {whole.name} are trained on, none is left to test on; use "
-                             "fewer (--scale)")  # fmt: skip
-        held = np.sort(np.random.default_rng(SEED).permutation(rest)[:TESTED])
         made = with_target(whole, self.column)
-        return made.subset(chosen), made.subset(held)
+        return made.subset(chosen), made.subset(others(whole, chosen, TESTED))
 
     def scores(self, run: Run, train: Source, test: Source, *, trained: bool = True, precision: str = "bf16"
                ) -> np.ndarray:  # fmt: skip

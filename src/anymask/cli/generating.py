@@ -25,10 +25,11 @@ from anymask.cli.options import open_run, recipe_files
 @recipe_files
 def generate(run: str, recipe_file: str | None, out: Path | None, **options: Any) -> None:
     """Draw new samples from RUN: texts of a recipe such as mdlm, which are printed without -o, or images of mage."""
+    from anymask.data.kind import kind_of
     from anymask.generation import GenerateError, generate
 
     opened = open_run(run, recipe_file)
-    if out is None and "image" in {field.kind for field in opened.schema.fields.values()}:
+    if out is None and not any(kind_of(field.kind).spelled for field in opened.schema.fields.values()):
         raise GenerateError("images are written to a file: -o images.png, or .npy")
     found = generate(opened, out=out, progress=True, **options)
     click.echo(f"wrote {out}" if out else "\n\n".join(map(str, found)))

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anymask import keyed
 from anymask.data import Schema, Source
-from anymask.engine import Model, Sample, Step, scored
+from anymask.engine import Mask, Model, Step, scored
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.masked import batches, redrawn
 from anymask.parts.masks import Absorbing, All
@@ -46,26 +47,26 @@ def nats(
     total, count = np.full(len(source), np.nan), np.zeros(len(source), np.int64)
     for sample in batches(model, schema, source, batch_size=batch_size, progress=progress):
         index = sample["index"].cpu().numpy()
-        levels = range(1) if isinstance(model.mask, All) else range(draws)
-        found = torch.stack([_nats(model, redrawn(sample, seed, n), (n + 0.5) / draws, draws) for n in levels]).mean(0)
-        total[index] = found.cpu().numpy()
         tokens = model.tokenizer(sample)
         count[index] = tokens.shape[1] if tokens.valid is None else tokens.valid.sum(1).cpu().numpy()
+        steps = [Step(redrawn(sample, seed, n), tokens, aux={}) for n in range(draws)]
+        if isinstance(model.mask, All):
+            found = _nats(model, steps[0], model.mask(steps[0], model))
+        else:
+            masks = (model.mask.at(step, _levels(model.mask, step, n, draws), model) for n, step in enumerate(steps))
+            found = torch.stack([_nats(model, step, mask) for step, mask in zip(steps, masks)]).mean(0)
+        total[index] = found.cpu().numpy()
     return total, count
 
 
-def _nats(model: Model, sample: Sample, middle: float, draws: int) -> Tensor:
-    """(B,) nats of each sample at one noise level each, within 1 / `draws` around `middle`; float64."""
-    step = Step(sample, model.tokenizer(sample), aux={})
-    if isinstance(model.mask, Absorbing):
-        from anymask import keyed
+def _levels(mask: Absorbing, step: Step, number: int, draws: int) -> Tensor:
+    """(B,) noise levels within the share `number` of `draws` of their range."""
+    return ((number + keyed.uniform(step.sample["key"], 1, salt=9)[:, 0]) / draws).clamp(min=mask.least)
 
-        jitter = keyed.uniform(sample["key"], 1, salt=9)[:, 0] - 0.5
-        level = (middle + jitter / draws).clamp(min=model.mask.least)
-        step = step._replace(mask=model.mask.at(step, level, model))
-    else:
-        step = step._replace(mask=model.mask(step, model))
-    step = model.predict(step)
+
+def _nats(model: Model, step: Step, mask: Mask) -> Tensor:
+    """(B,) nats of each sample by one mask; float64."""
+    step = model.predict(step._replace(mask=mask))
     step = step._replace(goal=model.target(step, model))
     error = model.errors(step)["classes"].double()
     ok = scored(step._replace(error={"classes": error}), model.target.heads["classes"])

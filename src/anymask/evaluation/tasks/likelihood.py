@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from anymask.data import Source, ordered_loader
+from anymask.engine import Model
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.likelihood import check_likelihood, nats
 from anymask.evaluation.masked import frozen
+from anymask.parts.masks import All
 from anymask.run import Run
-from anymask.table import Table, interval
+from anymask.table import Figure, Table, interval
 
 
 def evaluate(
@@ -24,7 +27,8 @@ def evaluate(
     batch_size: int = 64,
     progress: bool = False,
 ) -> Table:
-    """Bits a token that a masked diffusion model needs at most, beside those of the frequencies of the tokens.
+    """Bits a token that a masked diffusion model needs at most, or an autoregressive one exactly, beside those of the
+    frequencies of the tokens.
 
     The bound is MDLM's (arXiv:2406.07524, equation 11). The mean is over samples, each weighing by its tokens; its 95 %
     interval is over samples. With `tokenizer="characters"` a token is a character.
@@ -40,35 +44,29 @@ def evaluate(
     if draws < 1:
         raise EvaluateError(f"draws counts noise levels, from 1 on, not {draws}")
     data = test if test is not None else source.split("test") if "test" in source.splits else source
-    model = frozen(run)
-    check_likelihood(model)
+    options: dict[str, Any] = dict(draws=draws, seed=seed, batch_size=batch_size, progress=progress)
+    models = {"untrained model": frozen(run, trained=False), "pre-trained model": frozen(run)}
+    for model in models.values():
+        check_likelihood(model)
     table = Table(("model", "bits a token"), title=f"likelihood of {data.name}, {run.recipe.slug}")
-    for name, trained in (("untrained model", False), ("pre-trained model", True)):
-        found, count = nats(
-            frozen(run, trained=trained),
-            run.schema,
-            data,
-            draws=draws,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        table.rows.append((name, _bits(found, count)))
-    table.rows.insert(0, ("frequencies in training", _bits(*_unigram(run, model, data))))
-    cut = model.tokenizer.longest
-    table.notes.append(f"an upper bound, from {draws} noise levels a sample; texts are cut at {cut} tokens")
+    table.rows.append(("frequencies in training", _bits(*_unigram(run, model, data))))
+    table.rows += [(name, _bits(*nats(model, run.schema, data, **options))) for name, model in models.items()]
+    how = "exact" if isinstance(model.mask, All) else f"an upper bound, from {draws} noise levels a sample"
+    table.notes.append(f"{how}; texts are cut at {model.tokenizer.longest} tokens")
     return table
 
 
-def _bits(found: np.ndarray, count: np.ndarray):  # type: ignore[no-untyped-def]
+def _bits(found: np.ndarray, count: np.ndarray) -> Figure:
     ok = np.isfinite(found) & (count > 0)
     if not ok.any():
         raise EvaluateError("no sample can be read; look at the warnings above")
-    # The ratio of two sums, as the mean of what each sample adds to it.
-    return interval(found[ok] / math.log(2) / count[ok].mean(), digits=3)
+    bits, tokens = found[ok] / math.log(2), count[ok]
+    ratio = bits.sum() / tokens.sum()
+    # The interval of a ratio of sums: by how much each sample is above it.
+    return interval(ratio + (bits - ratio * tokens) / tokens.mean(), digits=3)
 
 
-def _unigram(run: Run, model, data: Source) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+def _unigram(run: Run, model: Model, data: Source) -> tuple[np.ndarray, np.ndarray]:
     """Nats and tokens (N,) by how often each token occurs in the training data."""
     surprise = -np.asarray(model.target.prior.cpu(), np.float64)
     found, count = np.full(len(data), np.nan), np.zeros(len(data), np.int64)
