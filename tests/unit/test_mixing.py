@@ -5,7 +5,8 @@ import torch
 
 from anymask.contract.data import SMALL, batch_of, example_schema
 from anymask.engine import Latent, Mask
-from anymask.parts.mixing import TopAttention, own_tokens
+from anymask.parts.layers import Attention
+from anymask.parts.mixing import own_tokens, top_attention
 from anymask.recipe import RecipeError, find
 
 
@@ -43,8 +44,8 @@ def test_a_samples_decoder_reads_its_own_codes_only():
 
 def test_attention_reads_the_highest_scores():
     torch.manual_seed(0)
-    attention, x = TopAttention(12, 3), torch.randn(2, 8, 12)
-    found = attention.top(x, 0.25)  # two of eight keys
+    attention, x = Attention(12, 3), torch.randn(2, 8, 12)
+    found = top_attention(attention, x, 0.25)  # two of eight keys
     q, k, v = attention.qkv(x).view(2, 8, 3, 3, 4).permute(2, 0, 3, 1, 4)
     out = torch.zeros(2, 8, 3, 4)
     for b in range(2):
@@ -54,10 +55,11 @@ def test_attention_reads_the_highest_scores():
                 best = score.argsort(descending=True)[:2]
                 out[b, i, h] = score[best].softmax(0) @ v[b, h, best]
     torch.testing.assert_close(found, attention.proj(out.flatten(2)))
-    torch.testing.assert_close(attention.top(x, 1.0), attention(x))
+    torch.testing.assert_close(top_attention(attention, x, 1.0), attention(x))
     ok = torch.arange(8).expand(2, -1) < 5
     junk = torch.where(ok[..., None], x, 100.0)
-    torch.testing.assert_close(attention.top(junk, 0.5, ok)[:, :5], attention.top(x, 0.5, ok)[:, :5])
+    found, same = (top_attention(attention, each, 0.5, ok)[:, :5] for each in (junk, x))
+    torch.testing.assert_close(found, same)
 
 
 def test_a_whole_sample_is_encoded_as_by_any_vit():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anymask import keyed
 from anymask.engine import Head, Latent, Mask, Model, Part, Step
-from anymask.parts.layers import Linear, _heads, init_weights
+from anymask.parts.layers import Linear, init_weights, split_heads
 from anymask.parts.losses import divergence
 from anymask.parts.masks import rectangles
 from anymask.parts.teachers import Teacher, cosine
@@ -233,7 +233,7 @@ class SelfDistilled(Teacher):
             raise RecipeError("attention is read from the input of the last block: --set encoder.layers=true")
         layers = self.whole(step, model).layers
         block: Any = encoder.blocks[-1]  # type: ignore[index, union-attr]
-        q, k, _ = _heads(block.attn.qkv(block.norm1(layers[-2])), 3, block.attn.heads)
+        q, k, _ = split_heads(block.attn.qkv(block.norm1(layers[-2])), 3, block.attn.heads)
         scores = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # R H 1 t+N
         return scores.softmax(-1).mean(1)[:, 0, -step.mask.keep.shape[1] :].float()  # type: ignore[union-attr]
 

@@ -3,6 +3,7 @@
 Attribute names are timm's (`norm1`, `attn.qkv`, `mlp.fc1`, ...), so that its ViT weights load without a rename.
 
     Linear, LayerNorm            drop-in replacements of torch's, same parameters; Linear is in linear.py
+    split_heads, merge_heads     what a fused projection holds
     attend                       softmax attention that stays finite when a row has nothing to attend to
     Attention, CrossAttention    fused projections around `attend`
     Mlp, LayerScale, DropPath
@@ -35,6 +36,8 @@ __all__ = [
     "attend",
     "init_weights",
     "linear",
+    "merge_heads",
+    "split_heads",
 ]
 
 # Largest CPU attention that materialises its probabilities, in scores; beyond it memory matters more than speed.
@@ -101,13 +104,13 @@ def _attend_in_steps(q: Tensor, k: Tensor, v: Tensor, ok: Tensor | None, dropout
     return torch.matmul(F.dropout(probs, dropout) if dropout else probs, v)
 
 
-def _heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """(B, N, parts * D) -> `parts` tensors (B, heads, N, D / heads), all views."""
     B, N, _ = x.shape
     return x.view(B, N, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def _merge(x: Tensor) -> Tensor:
+def merge_heads(x: Tensor) -> Tensor:
     """(B, heads, N, d) -> (B, N, heads * d)."""
     return x.transpose(1, 2).flatten(2)
 
@@ -143,17 +146,17 @@ class Attention(nn.Module):
         """
         some = isinstance(queries, slice)  # `is None` would fix the slice's length in a compiled graph
         if context is None and not some:
-            q, k, v = _heads(self.qkv(x), 3, self.heads)
+            q, k, v = split_heads(self.qkv(x), 3, self.heads)
         else:
             D = x.shape[-1]
             weight, bias = self.qkv.weight, self.qkv.bias
             kv = linear(x if context is None else context, weight[D:], None if bias is None else bias[D:])
-            k, v = _heads(kv, 2, self.heads)
+            k, v = split_heads(kv, 2, self.heads)
             if some:
                 x = x[:, queries]
                 mask = mask[:, queries] if mask is not None and mask.dim() == 3 else mask
-            (q,) = _heads(linear(x, weight[:D], None if bias is None else bias[:D]), 1, self.heads)
-        return self.proj(_merge(attend(q, k, v, mask, self.dropout if self.training else 0.0)))
+            (q,) = split_heads(linear(x, weight[:D], None if bias is None else bias[:D]), 1, self.heads)
+        return self.proj(merge_heads(attend(q, k, v, mask, self.dropout if self.training else 0.0)))
 
 
 class CrossAttention(nn.Module):
@@ -178,9 +181,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, N, D), context (B, M, C), mask (B, M) or (B, N, M), True = may be attended to -> (B, N, D)."""
-        (q,) = _heads(self.q(x), 1, self.heads)
-        k, v = _heads(self.kv(context), 2, self.heads)
-        return self.proj(_merge(attend(q, k, v, mask, self.dropout if self.training else 0.0)))
+        (q,) = split_heads(self.q(x), 1, self.heads)
+        k, v = split_heads(self.kv(context), 2, self.heads)
+        return self.proj(merge_heads(attend(q, k, v, mask, self.dropout if self.training else 0.0)))
 
 
 class Mlp(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor
 from anymask import keyed
 from anymask.engine import Latent, Mask, Model, Part, Step, take
 from anymask.parts.decoders import Transformer
-from anymask.parts.encoders import ViT
-from anymask.parts.layers import Attention, Block, _heads, _merge
+from anymask.parts.encoders import ViT, with_prefix
+from anymask.parts.layers import Attention, merge_heads, split_heads
 from anymask.recipe import RecipeError
 
 
@@ -62,18 +62,16 @@ def own_tokens(mask: Mask) -> tuple[Tensor, Tensor]:
     return index, ok if mask.keep_ok is None else ok & mask.keep_ok[mask.via].gather(1, index)
 
 
-class TopAttention(Attention):
-    """Self-attention of which each query reads the keys with the highest scores only (section 3.3)."""
-
-    def top(self, x: Tensor, share: float, ok: Tensor | None = None) -> Tensor:
-        """x (B, N, D) -> (B, N, D), each query reading `share` of the tokens, of those that are `ok` (B, N)."""
-        q, k, v = _heads(self.qkv(x), 3, self.heads)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # B H N N
-        if ok is not None:
-            scores = scores.masked_fill(~ok[:, None, None], -1e9)
-        least = scores.topk(max(1, int(scores.shape[-1] * share + 1e-4)), -1).values[..., -1:]
-        probs = scores.masked_fill(scores < least, -torch.inf).softmax(-1)
-        return self.proj(_merge(probs @ v))
+def top_attention(attention: Attention, x: Tensor, share: float, ok: Tensor | None = None) -> Tensor:
+    """Self-attention of which each query reads the keys with the highest scores only, `share` of the tokens, of those
+    that are `ok` (B, N): x (B, N, D) -> (B, N, D) (section 3.3)."""
+    q, k, v = split_heads(attention.qkv(x), 3, attention.heads)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # B H N N
+    if ok is not None:
+        scores = scores.masked_fill(~ok[:, None, None], -1e9)
+    least = scores.topk(max(1, int(scores.shape[-1] * share + 1e-4)), -1).values[..., -1:]
+    probs = scores.masked_fill(scores < least, -torch.inf).softmax(-1)
+    return attention.proj(merge_heads(probs @ v))
 
 
 class MixedViT(ViT):
@@ -99,27 +97,17 @@ class MixedViT(ViT):
         if top is not None and not 0.0 < top <= 1.0:
             raise RecipeError(f"encoder.top is a share of the tokens, above 0 to 1, not {top}")
         self.top = top if top is not None else 1.0 / getattr(model.mask, "samples", 1)
-        for block in self._blocks():
-            attention = TopAttention(self.width, self.heads)
-            attention.load_state_dict(block.attn.state_dict())
-            block.attn = attention
-
-    def _blocks(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]
 
     def forward(self, step: Step, model: Model) -> Latent:
         mixed = step.mask.keep_of is not None and step.mask.keep_of.ndim == 2
         if not mixed or self.top == 1.0:
             return self.encode(step.seen)
         seen = step.seen
-        x, t = seen.x, 0
-        if self.prefix is not None:
-            t = len(self.prefix)
-            x = torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], 1)
-        ok = None if seen.ok is None else torch.nn.functional.pad(seen.ok, (t, 0), value=True)
-        for block in self._blocks():
-            attention: Any = block.attn
-            x = x + attention.top(block.norm1(x), self.top, ok)
+        x, ok = with_prefix(seen, self.prefix, None)
+        t = x.shape[1] - seen.x.shape[1]
+        blocks: list[Any] = list(self.blocks)
+        for block in blocks:
+            x = x + top_attention(block.attn, block.norm1(x), self.top, ok)
             x = x + block.mlp(block.norm2(x))
         x = self.norm(x)
         return Latent(x[:, t:], seen.pos, seen.ok, seen.kind, x[:, :t] if t else None)
