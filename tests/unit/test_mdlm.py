@@ -15,13 +15,12 @@ from anymask.contract.data import SMALL, batch_of, example_schema
 from anymask.data import open_source
 from anymask.engine import Step
 from anymask.evaluation import EvaluateError, evaluate
-from anymask.evaluation.likelihood import nats
+from anymask.evaluation.likelihood import check_likelihood, nats
 from anymask.evaluation.masked import batches, redrawn
 from anymask.evaluation.tasks.likelihood import _bits
 from anymask.generation import GenerateError, Progress, ancestral, confidence, generate
 from anymask.recipe import RecipeError, find
 from anymask.recipes.text.mdlm import autoregressive
-from anymask.run import Run
 from anymask.train import pretrain
 
 TEXTS = ["to be or not to be", "all the world is a stage", "now is the winter of it"]
@@ -195,12 +194,14 @@ def test_what_cannot_be_drawn_is_refused(drawn, tmp_path):
     with pytest.raises(GenerateError, match="--recipe mdlm"):
         anymask.generate(run)
     one = autoregressive(find("mdlm"))
-    run = pretrain(TEXTS, recipe=one, steps=1, size=SMALL, out=tmp_path / "ar", probe_labels=None, progress=False)
+    ordered = pretrain(TEXTS, recipe=one, steps=1, size=SMALL, out=tmp_path / "ar", probe_labels=None, progress=False)
     with pytest.raises(GenerateError, match="at hidden places"):
-        generate(run)
-    run = Run.open(tmp_path / "mae")
+        generate(ordered)
     with pytest.raises(EvaluateError, match="no bound of the likelihood"):
         evaluate(run, "digits", task="likelihood")
+    leaky = one.but({"encoder.within": None}).build(drawn.schema, SMALL)
+    with pytest.raises(EvaluateError, match="no bound of the likelihood"):
+        check_likelihood(leaky)  # a token is read at the next place
     for wrong in ({"mask.least": 0.0}, {"mask.level": 2.0}):
         with pytest.raises(RecipeError, match="noise levels"):
             built(find("mdlm").but(wrong))

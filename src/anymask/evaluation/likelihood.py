@@ -11,7 +11,9 @@ from anymask.data import Schema, Source
 from anymask.engine import Mask, Model, Step, scored
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.masked import batches, redrawn
-from anymask.parts.masks import Absorbing, All
+from anymask.parts.corruptions import Shift
+from anymask.parts.encoders import earlier
+from anymask.parts.noise import Absorbing, All
 
 
 def check_likelihood(model: Model) -> None:
@@ -19,7 +21,9 @@ def check_likelihood(model: Model) -> None:
     Raises:
         EvaluateError: the model's loss says nothing about likelihood.
     """
-    if not isinstance(model.mask, (Absorbing, All)) or list(model.target.heads) != ["classes"]:
+    ordered = isinstance(model.corruption, Shift) and getattr(model.encoder, "within", None) is earlier
+    known = isinstance(model.mask, Absorbing) or (isinstance(model.mask, All) and ordered)
+    if not known or list(model.target.heads) != ["classes"]:
         raise EvaluateError(
             "this recipe's loss is no bound of the likelihood of its data; use a run of one whose loss is, such as mdlm"
         )

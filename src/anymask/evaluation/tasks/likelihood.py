@@ -12,7 +12,7 @@ from anymask.engine import Model
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.likelihood import check_likelihood, nats
 from anymask.evaluation.masked import frozen
-from anymask.parts.masks import All
+from anymask.parts.noise import All
 from anymask.run import Run
 from anymask.table import Figure, Table, interval
 

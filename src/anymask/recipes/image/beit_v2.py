@@ -3,7 +3,8 @@ from anymask.parts.codebooks import Aggregation, Quantised, VisualWords
 from anymask.parts.corruptions import Replace
 from anymask.parts.decoders import LinearHead
 from anymask.parts.losses import cosine, cross_entropy
-from anymask.parts.masks import All, Block
+from anymask.parts.masks import Block
+from anymask.parts.noise import All
 from anymask.parts.teachers import Codes
 from anymask.recipe import FromStage, P, recipe
 from anymask.recipes.image.mae import mae

@@ -3,7 +3,7 @@ from anymask.parts.codebooks import Quantised, WordPatches
 from anymask.parts.corruptions import Replace
 from anymask.parts.decoders import FromCls
 from anymask.parts.losses import cross_entropy, mse
-from anymask.parts.masks import All, Varying
+from anymask.parts.noise import All, Varying
 from anymask.parts.targets import Classes, Pixels
 from anymask.recipe import FromStage, P, recipe
 from anymask.recipes.image.mae import mae

@@ -3,7 +3,7 @@ from dataclasses import replace
 from anymask.claims import Bound, Claim
 from anymask.parts.corruptions import Shift, Substitute
 from anymask.parts.encoders import earlier
-from anymask.parts.masks import Absorbing, All
+from anymask.parts.noise import Absorbing, All
 from anymask.recipe import P, recipe
 from anymask.recipes.text.bert import bert
 
