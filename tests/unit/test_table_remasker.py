@@ -166,6 +166,17 @@ def test_training_imputes_better_than_the_mean(tmp_path):
     assert Run.open(run.folder).schema == run.schema
 
 
+def test_a_file_is_imputed_as_it_was_opened_for_training(tmp_path):
+    frame = pandas.DataFrame(table(60, 4, gaps=0.0)[0], columns=list("abcd")).astype(object)
+    frame.iloc[::3, 1] = "unknown"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    opening = {"na_values": ("unknown",)}
+    run = pretrain(tmp_path / "t.csv", out=tmp_path / "r", size=SIZE, steps=2, progress=False, **opening)
+    filled = impute(run, tmp_path / "t.csv")
+    assert np.isfinite(filled).all() and filled.dtype == np.float64
+    np.testing.assert_allclose(filled[1], frame.iloc[1].astype(float))
+
+
 def test_default_recipe_and_size_follow_the_kind(tmp_path):
     made = plan(table()[0], out=tmp_path / "r")
     assert (made.recipe.slug, made.size_name, made.epochs) == ("remasker", "micro", 600)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from anymask.cli.options import as_json, label, load_recipe, open_run, recipe_files, show_table
+from anymask.cli.options import as_json, label, load_recipe, recipe_files, show_table
 
 
 @click.command()
@@ -25,10 +25,8 @@ def report(
     """One HTML page of what each RUN was worth and looks like, side by side; it opens offline."""
     from anymask.reports import report
 
-    first = open_run(runs[0], recipe_file)
-    data = None if source is None else first.source(source, label=label)
-    held = None if test is None else first.source(test, label=label)
-    click.echo(f"wrote {report(runs, data, out, test=held, samples=samples, seed=seed)}")
+    load_recipe(recipe_file)
+    click.echo(f"wrote {report(runs, source, out, test=test, label=label, samples=samples, seed=seed)}")
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,13 @@ def impute_cells(
 ) -> tuple[np.ndarray, list[tuple[str, ...]]]:
     """As `impute`: (N, F) float64, and of each column the names of its categories, which its cells number; () = it
     holds numbers."""
-    model = run if isinstance(run, Model) else (run if isinstance(run, Run) else Run.open(run)).model(trained=trained)
+    if isinstance(run, Model):
+        model, opened = run, lambda: open_source(source, kind="table")
+    else:
+        run = run if isinstance(run, Run) else Run.open(run)
+        model, opened = run.model(trained=trained), partial(run.source, source, labelled=False, kind="table")
     check_imputes(model.tokenizer, model.target)
-    data = source if isinstance(source, Source) else open_source(source, kind="table")
+    data = source if isinstance(source, Source) else opened()
     if not isinstance(data, Source):
         raise DataError(f"{data.name} is a stream; open it without streaming=True to impute it")
     field = model.schema.fields[model.tokenizer.field]

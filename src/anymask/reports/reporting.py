@@ -31,6 +31,7 @@ def report(
     out: str | Path = "report.html",
     *,
     test: Any = None,
+    label: str | None = None,
     title: str | None = None,
     samples: int = 600,
     seed: int = 0,
@@ -43,6 +44,7 @@ def report(
             each run was trained on, where it was a path that is still there. Where a run has recorded no evaluation
             and `source` has labels, it is evaluated (`anymask.evaluation.evaluate`, on `test` if given).
         out: the file.
+        label: where a path has its labels, see `anymask.data.open_source`; None = where each run's data have them.
         title: None = the names of the runs.
         samples: random ones that features are shown of, 2 to 2,000.
         seed: of that choice.
@@ -65,10 +67,10 @@ def report(
     path = Path(out).expanduser()
     if path.is_dir():
         raise ReportError(f"{path} is a folder; name a file, such as -o {path / 'report.html'}")
-    subjects = open_subjects(given, source, samples=samples, seed=seed)
+    subjects = open_subjects(given, source, label=label, samples=samples, seed=seed)
     if source is not None:
         for subject in subjects:
-            _evaluate(subject, test)
+            _evaluate(subject, test, label)
     html = page.page(
         title=title or " and ".join(s.name for s in subjects),
         eyebrow=f"anymask {anymask.__version__} · {_about(subjects)}",
@@ -191,7 +193,7 @@ def _key(subject: Subject) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _evaluate(subject: Subject, test: Any) -> None:
+def _evaluate(subject: Subject, test: Any, label: str | None) -> None:
     """Fills in an evaluation that was not recorded, where the data have labels."""
     if subject.evaluation is not None or subject.source is None:
         return
@@ -199,6 +201,7 @@ def _evaluate(subject: Subject, test: Any) -> None:
         subject.unmeasured = f"{subject.source.name} has no labels; name the column or file that holds them: --label"
         return
     try:
-        subject.evaluation = evaluate(subject.run, subject.source, labels=(1, 5, 10), test=test, lenient=True)
+        held = None if test is None else subject.run.source(test, label=label)
+        subject.evaluation = evaluate(subject.run, subject.source, labels=(1, 5, 10), test=held, lenient=True)
     except (DataError, EvaluateError) as error:  # one class, or too few samples: the rest of the page needs no labels
         subject.unmeasured = str(error)

@@ -281,7 +281,7 @@ class Subject:
 
 
 def open_subjects(
-    runs: list[Any], source: Any, *, test: Any = None, samples: int = 600, seed: int = 0
+    runs: list[Any], source: Any, *, label: str | None = None, samples: int = 600, seed: int = 0
 ) -> list[Subject]:
     """The runs with their data: `source` for all of them, or each its own where that is still there.
 
@@ -294,7 +294,7 @@ def open_subjects(
         subject.name, subject.samples, subject.seed = name, samples, seed
     if source is not None:
         for subject in subjects:
-            opened = subject.run.source(source)
+            opened = subject.run.source(source, label=label)
             if not isinstance(opened, Source):
                 raise DataError(f"{opened.name} is a stream; open it without streaming=True to report on it")
             subject.run.schema.check(infer_schema(opened))
