@@ -24,7 +24,7 @@ def words(r):
         decoder=P(Quantised, codes=8192, dimensions=32, depth=3),
         target=P(Codes, decay=1.0, final=1.0, normalise=True, teacher=FromStage("mae")),
         loss=cosine,
-        optimiser=P(adamw, lr=5e-5 * 8, lr_batch=512, betas=(0.9, 0.99), weight_decay=1e-4),
+        optimiser=P(adamw, lr=2e-4, lr_batch=512, betas=(0.9, 0.99), weight_decay=1e-4),
         stages=(mae,),
     )
 

@@ -16,7 +16,7 @@ def capi(r):
 
     Run: anymask pretrain IMAGES --recipe capi --size large --batch-size 2048
     Cost: the paper's ViT-L/14 takes 500,000 steps of 2,048 images; small batches need fewer clusters, balanced over all
-        tokens (--set target.clusters=512 target.balance=all).
+        tokens (--set target.clusters=512 --set target.balance=all).
     Expected: 83.8 % ImageNet-1K by an attentive probe, 32.1 mIoU ADE20K by a linear one (ViT-L/14, abstract). Not
         reproduced: these runs; a part of the hidden patches only is predicted there, and masks are rolled.
     """

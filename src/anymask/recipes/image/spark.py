@@ -19,7 +19,7 @@ def spark(r):
         stem=P(Values),
         encoder=P(SparseResNet),
         decoder=P(UNet),
-        optimiser={"lr": 2e-4 * 8, "lr_batch": 4096},
+        optimiser={"lr": 3.2e-3, "lr_batch": 4096},
     )
 
 
