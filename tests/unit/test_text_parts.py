@@ -10,7 +10,7 @@ from anymask import keyed
 from anymask.contract import batch_of
 from anymask.contract.data import example_schema
 from anymask.data import infer_schema, open_source
-from anymask.engine import Step, everything
+from anymask.engine import Step, Tokens, everything
 from anymask.parts.encoders import earlier
 from anymask.recipe import RecipeError, Size, find
 
@@ -156,3 +156,30 @@ def test_bags_are_scikit_learns():
     size = len(schema.fields["text"].more["counts"])
     theirs = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+", vocabulary=[str(n) for n in range(size)])
     np.testing.assert_allclose(raw_input(source, schema), theirs.fit_transform(cut).toarray(), atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.15, 0.333, 0.9995])
+def test_hidden_tokens_are_no_more_than_a_mask_says(ratio):
+    """So many the generator of electra looks at: none of them may be left out."""
+    model = find("electra").but({"mask.ratio": ratio}).build(example_schema("text"), SMALL)
+    for n in (1, 2, 7, 64, 3001):
+        count = torch.tensor([1, n // 2, n])
+        valid = torch.arange(n) < count[:, None]
+        tokens = Tokens({"text": valid.long()}, torch.zeros(1, n, 1), valid=valid)
+        step = Step({"key": keyed.keys(0, 0, torch.arange(3))}, tokens)
+        hidden = ~model.mask(step, model).visible & valid
+        assert hidden.sum(1).max() <= model.corruption.most(model, n) <= n
+
+
+def test_a_generator_draws_for_hidden_tokens_alone():
+    torch.manual_seed(0)
+    model = find("electra").build(example_schema("text"), SMALL)
+    step = model.hide(batch_of(example_schema("text"), 8))
+    step = step._replace(aux={})
+    torch.manual_seed(1)
+    content = model.corruption(step, model).content["text"]
+    real, hidden = step.tokens.x["text"], ~step.mask.visible & step.tokens.valid
+    assert hidden.sum(1).unique().numel() > 1 and (content != real)[hidden].float().mean() > 0.5
+    assert torch.equal(content[~hidden], real[~hidden])
+    logp = model.corruption.scores(step, model).log_softmax(-1).gather(-1, real[..., None]).squeeze(-1)
+    torch.testing.assert_close(step.aux["generator"], -logp[hidden].mean())

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from anymask import keyed
-from anymask.engine import Model, Part, Seen, Step
+from anymask.engine import Model, Part, Seen, Step, take
 from anymask.parts.layers import LayerNorm, Linear, PostBlock, init_weights, linear
+from anymask.parts.losses import cross_entropy, mean_of
 from anymask.recipe import RecipeError
 
 
@@ -112,25 +113,33 @@ class Generated(Part):
             init_weights(part)
 
     def forward(self, step: Step, model: Model) -> Seen:
-        real, visible = step.tokens.x[self.stream], step.mask.visible
-        scores = self.scores(step, model)  # B N classes
+        x, visible = step.tokens.x[self.stream], step.mask.visible
         hidden = ~visible if step.tokens.valid is None else ~visible & step.tokens.valid
-        with torch.autocast(real.device.type, enabled=False):
-            error = nn.functional.cross_entropy(scores.float().flatten(0, 1), real.flatten(), reduction="none")
-            step.aux["generator"] = (error.view(real.shape) * hidden).sum() / hidden.sum().clamp(min=1)
-            noise = torch.rand_like(scores.detach().float()).clamp(1e-9, 1 - 1e-7)
-            drawn = (scores.detach().float() - torch.log(-torch.log(noise))).argmax(-1)  # by the Gumbel-max trick
-        content = {**step.tokens.x, self.stream: torch.where(hidden, drawn, real)}
-        return model.stem(step, content=content)
+        # A table of classes is large: it is read for hidden tokens, and as few others as a fixed number takes.
+        index = hidden.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : self.most(model, x.shape[1])]
+        real, there = x.gather(1, index), hidden.gather(1, index)
+        scores = self.scores(step, model, index)  # B M classes
+        with torch.autocast(x.device.type, enabled=False):
+            scores = scores.float()
+            step.aux["generator"] = mean_of(cross_entropy(scores, real), there)
+            noise = torch.rand_like(scores.detach()).clamp(1e-9, 1 - 1e-7)
+            drawn = (scores.detach() - torch.log(-torch.log(noise))).argmax(-1)  # by the Gumbel-max trick
+        x = x.scatter(1, index, torch.where(there, drawn, real))
+        return model.stem(step, content={**step.tokens.x, self.stream: x})
 
-    def scores(self, step: Step, model: Model) -> Tensor:
-        """(B, N, classes) of every token, with mask tokens at hidden places."""
+    @staticmethod
+    def most(model: Model, n: int) -> int:
+        """Hidden tokens of n, at most."""
+        return model.mask.most(n) if hasattr(model.mask, "most") else n
+
+    def scores(self, step: Step, model: Model, index: Tensor | None = None) -> Tensor:
+        """(B, M, classes) of the tokens at index (B, M), by default all, with mask tokens at hidden places."""
         x = torch.where(step.mask.visible, step.tokens.x[self.stream], self.mask_id)
         seen = model.stem(step, content={**step.tokens.x, self.stream: x})
         x = self.project(self.norm(seen.x))
         for block in self.blocks:
             x = block(x, seen.ok)
-        x = self.last(nn.functional.gelu(self.dense(x)))
+        x = self.last(nn.functional.gelu(self.dense(take(x, index))))
         return linear(x, model.stem.embed[self.stream].weight, self.bias)
 
 

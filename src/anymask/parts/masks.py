@@ -95,6 +95,10 @@ class Random(Scored):
         shown = int(math.prod(grid) // area * (1.0 - self.ratio) + 1e-4)
         return max(shown, -(-self.fewest // area)) * area
 
+    def most(self, n: int) -> int:
+        """Hidden tokens of n, at most; in whole numbers, which a compiled graph can follow."""
+        return torch.sym_min(n, n * math.ceil(1000 * self.ratio) // 1000 + 2) if self.unit == 1 else n
+
     def forward(self, step: Step, model: Model) -> Mask:
         tokens, score = step.tokens, self.score(step, model)
         valid = tokens.valid
