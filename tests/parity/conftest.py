@@ -32,11 +32,16 @@ def pytest_sessionfinish(session, exitstatus):
     if path and exitstatus == 0:
         import transformers
 
-        about = {
-            "command": f"pytest tests/parity --record {path}",
+        file = Path(path)
+        recipes = json.loads(file.read_text())["recipes"] if file.exists() else {}  # of tests that were not run
+        how = {
             "date": str(date.today()),
             "device": "cpu, fp32",
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "recipes": session.config.stash.get(GAPS, {}),
         }
-        Path(path).write_text(json.dumps(about, indent=1) + "\n")
+        for recipe, found in session.config.stash.get(GAPS, {}).items():
+            run = [one["test"] for one in found]
+            kept = [one for one in recipes.get(recipe, ()) if one["test"] not in run]
+            recipes[recipe] = sorted(kept + [{**one, **how} for one in found], key=lambda one: one["test"])
+        about = {"command": f"pytest tests/parity --record {path}", "recipes": dict(sorted(recipes.items()))}
+        file.write_text(json.dumps(about, indent=1) + "\n")

@@ -32,7 +32,8 @@ class Replace(Part):
     def __init__(self, model: Model, *, keep: float = 1.0):
         super().__init__(model)
         self.keep = float(keep)
-        self.token = nn.Parameter(nn.init.trunc_normal_(torch.empty(model.size.width), std=0.02))
+        width = getattr(model.stem, "filled", model.size.width)
+        self.token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
 
     def forward(self, step: Step, model: Model) -> Seen:
         return model.stem(step, fill=self.token)

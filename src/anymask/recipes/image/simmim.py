@@ -14,7 +14,8 @@ def simmim(r):
 
     Run: anymask pretrain IMAGES --recipe simmim --size base --epochs 800 --batch-size 2048
     Cost: two to three times a step of mae, since the encoder runs on all tokens.
-    Expected: 83.8 % ImageNet-1K fine-tuned (ViT-B, paper table 7). Not reproduced: ImageNet runs, Swin encoders.
+    Expected: 83.8 % ImageNet-1K fine-tuned (ViT-B, paper table 7). Not reproduced: ImageNet runs. With a Swin
+        encoder: simmim-swin.
     """
     return r.but(
         mask=P(Random, ratio=0.6, unit=2),  # 32-pixel units of 16-pixel patches

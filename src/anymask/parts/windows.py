@@ -1,0 +1,232 @@
+"""Attention within windows over a hierarchy of scales (Swin Transformer, arXiv:2103.14030)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anymask.engine import Latent, Model, Part, Seen, Step, take
+from anymask.parts.layers import DropPath, LayerNorm, Linear, Mlp, init_weights, merge_heads, split_heads
+from anymask.parts.tokenizers import grid_index
+from anymask.recipe import RecipeError
+
+
+class CellEmbed(Part):
+    """Patches are the coarsest scale of a hierarchy: each is cut into cells, the tokens of the finest one, which are
+    embedded by one linear layer and normalised (section 3.1). Each scale halves the cells along both axes and doubles
+    the width, up to that of the size.
+
+    What stands for hidden content is as wide as a cell, `filled`, and stands in every cell of a patch.
+
+    Args:
+        levels: scales, at most; small patches have fewer.
+    """
+
+    def __init__(self, model: Model, *, levels: int = 4):
+        super().__init__(model)
+        tokenizer = model.tokenizer
+        sides: tuple[int, ...] = getattr(tokenizer, "sides", ())
+        if len(sides) != 2 or sides[0] != sides[1] or sides[0] & (sides[0] - 1):
+            raise RecipeError(
+                f"scales that halve need square patches of images with sides of 2, 4, 8, 16 or 32, not {tuple(sides)} "
+                "(--set tokenizer.patch=...)"
+            )
+        self.levels = min(levels, sides[0].bit_length())
+        self.across = 2 ** (self.levels - 1)  # cells of a patch along an axis
+        self.side = sides[0] // self.across
+        self.filled = model.size.width // self.across
+        if levels < 1 or self.filled * self.across != model.size.width:
+            raise RecipeError(
+                f"{self.levels} scales that double the width up to {model.size.width} need one that {self.across} "
+                "divides (--set stem.levels=1 for one scale)"
+            )
+        self.stream, self.channels = tokenizer.field, tokenizer.channels
+        self.embed = Linear(self.side**2 * self.channels, self.filled)
+        self.norm = LayerNorm(self.filled, eps=1e-5)
+        init_weights(self.embed)
+
+    def forward(self, step: Step, content: dict[str, Tensor] | None = None, fill: Tensor | None = None) -> Seen:
+        """Each row of `Seen.x` holds the cells of a patch one after the other, (R, K, cells * filled)."""
+        tokens, mask = step.tokens, step.mask
+        x = take((tokens.x if content is None else content)[self.stream], mask.keep, mask.keep_of)
+        x = x.unflatten(-1, (self.across, self.side, self.across, self.side, self.channels))
+        x = x.transpose(3, 4).flatten(4).flatten(2, 3)  # R K cells values
+        x = self.norm(self.embed(x))
+        if fill is not None:
+            visible = mask.visible if mask.keep is None else mask.visible.gather(1, mask.keep)
+            x = torch.where(visible[..., None, None], x, fill.to(x.dtype))
+        return Seen(x.flatten(2), take(tokens.pos, mask.keep, mask.keep_of), mask.keep_ok, None, content)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention within windows, with a learned bias for each relative position of a query and a key (section 3.2).
+
+    Args:
+        side: cells of a window along an axis.
+    """
+
+    def __init__(self, width: int, heads: int, side: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = Linear(width, 3 * width), Linear(width, width)
+        self.bias = nn.Parameter(nn.init.trunc_normal_(torch.empty((2 * side - 1) ** 2, heads), std=0.02))
+        place = grid_index((side, side)).long()  # n 2
+        apart = place[:, None] - place + side - 1  # n n 2, from 0
+        self.register_buffer("apart", apart[..., 0] * (2 * side - 1) + apart[..., 1], persistent=False)
+
+    apart: Tensor
+
+    def forward(self, x: Tensor, ok: Tensor | None) -> Tensor:
+        """x (W, side * side, D) -> the same. ok (W or a divisor, n, n): which cells are read by which."""
+        q, k, v = split_heads(self.qkv(x), 3, self.heads)
+        bias = self.bias[self.apart].permute(2, 0, 1).to(q.dtype)  # H n n
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias  # W H n n
+        if ok is not None:  # finite, as cells that fill up an edge may have nothing to read
+            scores = scores.masked_fill(~ok.repeat(len(x) // len(ok), 1, 1)[:, None], -1e4)
+        return self.proj(merge_heads(scores.softmax(-1) @ v))
+
+
+class WindowBlock(nn.Module):
+    """Pre-norm transformer block whose attention is within windows.
+
+    Args:
+        side: cells of a window along an axis. shift: by which windows lie further.
+    """
+
+    def __init__(
+        self, width: int, heads: int, side: int, *, shift: int = 0, mlp_ratio: float = 4.0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.side, self.shift = side, shift
+        self.norm1, self.norm2 = LayerNorm(width, eps=1e-5), LayerNorm(width, eps=1e-5)
+        self.attn = WindowAttention(width, heads, side)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, ok: Tensor | None) -> Tensor:
+        """x (R, H, W, D) and which cells are real, (R, H, W) -> (R, H, W, D)."""
+        x = x + self.drop_path(self.attended(self.norm1(x), ok))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attended(self, x: Tensor, ok: Tensor | None) -> Tensor:
+        (r, high, wide, _), side, shift = x.shape, self.side, self.shift
+        below, right = -high % side, -wide % side
+        if below or right:
+            ok = torch.ones(r, high, wide, dtype=torch.bool, device=x.device) if ok is None else ok
+            x, ok = F.pad(x, (0, 0, 0, right, 0, below)), F.pad(ok, (0, right, 0, below))
+        down, across = x.shape[1] // side, x.shape[2] // side
+        pairs = None if ok is None else windows(ok.roll((-shift, -shift), (1, 2))[..., None], side).transpose(1, 2)
+        if shift:
+            # Cells that the roll brings together from opposite edges do not read each other.
+            edge = [(torch.arange(n * side, device=x.device) >= n * side - shift).long() for n in (down, across)]
+            part = windows((2 * edge[0][:, None] + edge[1])[None, ..., None], side)  # windows of one map, n, 1
+            same = part == part.transpose(1, 2)
+            pairs = same if pairs is None else pairs & same.repeat(r, 1, 1)
+        elif pairs is not None:
+            pairs = pairs.expand(-1, side**2, -1)
+        y = self.attn(windows(x.roll((-shift, -shift), (1, 2)), side), pairs)
+        y = y.unflatten(1, (side, side)).unflatten(0, (r, down, across)).transpose(2, 3)  # R h side w side D
+        return y.flatten(3, 4).flatten(1, 2).roll((shift, shift), (1, 2))[:, :high, :wide]
+
+
+def windows(x: Tensor, side: int) -> Tensor:
+    """(R, H, W, D) to windows (R * number, side * side, D)."""
+    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # R h side w side D
+    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+class Merging(nn.Module):
+    """Each two by two cells become one of twice the width (section 3.1): (R, H, W, D) -> (R, H / 2, W / 2, 2 D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.linear = LayerNorm(4 * width, eps=1e-5), Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.linear(self.norm(torch.cat(corners, -1)))
+
+
+class Swin(Part):
+    """A transformer over the cells of an image, whose attention is within windows that every other block shifts by half
+    of one, in a hierarchy of scales; its coarsest cells are the patches (arXiv:2103.14030, section 3). Patches are
+    replaced, not dropped. With a size of width 768 and 12 blocks it is Swin-T.
+
+    Args:
+        blocks: of each scale, finest first; None = two, and the rest of the size's depth in the last but one.
+        window: cells of a window along an axis.
+        shift: False = windows stay where they are, for comparison (table 4).
+        heads: of the coarsest scale, halved with each finer one; None = of the size.
+        mlp_ratio: width of the hidden layer of a block, in widths.
+        drop_path: stochastic depth of the last block; the others' rise to it linearly.
+    """
+
+    needs_grid = "windows lie on the grid"
+    graph_by_size = "how many windows a map has decides how it is laid out"
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        blocks: Sequence[int] | None = None,
+        window: int = 7,
+        shift: bool = True,
+        heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__(model)
+        stem = model.stem
+        if not isinstance(stem, CellEmbed):
+            raise RecipeError("windows lie on the cells of patches: use stem=P(CellEmbed)")
+        if model.corruption.keep != 1.0:
+            raise RecipeError("windows have no holes, so hidden patches are replaced: use corruption=P(Replace)")
+        levels, self.width, self.across = stem.levels, model.size.width, stem.across
+        if blocks is None:
+            counts = [2] * levels
+            counts[max(0, levels - 2)] += max(0, model.size.depth - 2 * levels)
+        else:
+            counts = list(blocks)
+        if len(counts) != levels or min(counts) < 1 or window < 1:
+            raise RecipeError(
+                f"encoder.blocks counts the blocks of {levels} scales, at least 1 each, and encoder.window cells; not "
+                f"{tuple(counts)} and {window} (patches of {stem.side * stem.across} pixels have {levels} scales)"
+            )
+        rates = iter(torch.linspace(0, drop_path, sum(counts)).tolist())
+        most = heads or model.size.heads
+        self.blocks, self.merges = nn.ModuleList(), nn.ModuleList(Merging(stem.filled << k) for k in range(levels - 1))
+        self.ends = [sum(counts[: level + 1]) for level in range(levels)]  # the block that a scale ends before
+        for level, count in enumerate(counts):
+            width, few = stem.filled << level, max(1, most >> (levels - 1 - level))
+            if width % few:
+                raise RecipeError(f"a width of {width} is no multiple of {few} heads (--set encoder.heads=...)")
+            # By the size of training, so that neither padding nor a larger image moves windows.
+            cells = min(model.tokenizer.grid) << (levels - 1 - level)
+            side = min(window, cells)  # one window spans a small map
+            for number in range(count):
+                moved = side // 2 if shift and number % 2 and side < cells else 0
+                self.blocks.append(
+                    WindowBlock(width, few, side, shift=moved, mlp_ratio=mlp_ratio, drop_path=next(rates))
+                )
+        self.norm = LayerNorm(self.width, eps=1e-5)
+        init_weights(self.blocks)
+        init_weights(self.merges)
+
+    def forward(self, step: Step, model: Model) -> Latent:
+        seen, grid, a = step.seen, step.tokens.grid, self.across
+        if grid is None or len(grid) != 2:
+            raise RecipeError("windows need tokens on a two-dimensional grid; use encoder=P(ViT)")
+        x = seen.x.unflatten(1, grid).unflatten(3, (a, a, -1))  # R h w a a C
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # R H W C
+        ok = None if seen.ok is None else seen.ok.unflatten(1, grid).repeat_interleave(a, 1).repeat_interleave(a, 2)
+        level = 0
+        for number, block in enumerate(self.blocks):
+            if number == self.ends[level]:
+                x = self.merges[level](x)
+                ok = None if ok is None else ok[:, ::2, ::2]
+                level += 1
+            x = block(x, ok)
+        return Latent(self.norm(x.flatten(1, 2)), seen.pos, seen.ok)
