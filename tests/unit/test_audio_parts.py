@@ -9,7 +9,8 @@ from anymask.data.kind import kind_of
 from anymask.data.kinds import _mel
 from anymask.data.kinds.audio import EXAMPLE, tones
 from anymask.engine import everything
-from anymask.parts.spectrograms import LogMel, Windows, layout
+from anymask.parts.spectrograms import LogMel, Windows
+from anymask.parts.windows import layout
 from anymask.recipe import RecipeError, find
 
 SCHEMA = example_schema("audio")

@@ -5,7 +5,7 @@ import torch
 
 from anymask.contract.data import SMALL, batch_of, example_schema, picture_schema
 from anymask.engine import Step
-from anymask.parts.windows import Merging, WindowBlock, windows
+from anymask.parts.windows import Merging, WindowBlock, layout
 from anymask.recipe import P, RecipeError, Size, find
 
 
@@ -14,13 +14,11 @@ def built(changes=None, schema=None, size=SMALL):
     return find("simmim-swin").but(changes or {}).build(schema or example_schema("image"), size)
 
 
-def by_hand(block, x, ok):
+def by_hand(block, side, shift, x, ok):
     """Each cell by itself: which cells lie in its window once windows are shifted, as the paper draws it (figure 2)."""
     r, high, wide, width = x.shape
-    side, shift = block.side, block.shift
     attn, out = block.attn, torch.zeros_like(x)
     q, k, v = (part.view(r, high, wide, attn.heads, -1) for part in attn.qkv(x).split(width, -1))
-    # Windows of the plane, shifted: a cell (i, j) lies in the window ((i - shift) // side, (j - shift) // side).
     window = [[((i - shift) // side, (j - shift) // side) for j in range(wide)] for i in range(high)]
     for n in range(r):
         for i in range(high):
@@ -28,7 +26,7 @@ def by_hand(block, x, ok):
                 scores, values = [], []
                 for a in range(high):
                     for b in range(wide):
-                        if window[a][b] == window[i][j] and (ok is None or ok[n, a, b]):
+                        if window[a][b] == window[i][j] and ok[n, a, b]:
                             place = (i - a + side - 1) * (2 * side - 1) + j - b + side - 1
                             score = (q[n, i, j] * k[n, a, b]).sum(-1) * q.shape[-1] ** -0.5
                             scores.append(score + attn.bias[place])
@@ -43,23 +41,22 @@ def by_hand(block, x, ok):
 @pytest.mark.parametrize("high, wide", [(6, 6), (7, 5), (3, 8), (2, 2)])
 def test_cells_read_their_window_only(shift, high, wide):
     torch.manual_seed(0)
-    block = WindowBlock(8, 2, 3, shift=shift)
+    block = WindowBlock(8, 2, 3)
     torch.nn.init.normal_(block.attn.bias)
-    x = torch.randn(2, high, wide, 8)
-    torch.testing.assert_close(block.attended(x, None), by_hand(block, x, None), atol=1e-5, rtol=1e-4)
-    ok = torch.rand(2, high, wide) < 0.7
-    found, want = block.attended(x, ok), by_hand(block, x, ok)
-    torch.testing.assert_close(found[ok], want[ok], atol=1e-5, rtol=1e-4)
+    way = layout(high * wide, (high, wide), (3, 3), (shift, shift), torch.device("cpu"))
+    for share in (1.0, 0.7):
+        x, ok = torch.randn(2, high, wide, 8), torch.rand(2, high, wide) < share
+        read = way.join(block.attn(way.split(x.flatten(1, 2)), way.split(ok.flatten(1))), 2).view_as(x)
+        torch.testing.assert_close(read[ok], by_hand(block, 3, shift, x, ok)[ok], atol=1e-5, rtol=1e-4)
 
 
 def test_two_by_two_cells_are_merged():
-    x = torch.arange(16.0).view(1, 4, 4, 1)
+    x = torch.arange(16.0).view(1, 16, 1)
     merging = Merging(1)
     corners = []
     merging.norm.register_forward_hook(lambda _, given, __: corners.append(given[0]))
-    assert merging(x).shape == (1, 2, 2, 2)
-    assert corners[0][0, 0, 1].tolist() == [2, 6, 3, 7]  # the cells of the upper right, down before across
-    assert windows(x, 2)[1, :, 0].tolist() == [2, 3, 6, 7]
+    assert merging(x, (4, 4)).shape == (1, 4, 2)
+    assert corners[0][0, 1].tolist() == [2, 6, 3, 7]  # the cells of the upper right, down before across
 
 
 def test_scales_follow_the_patch_and_the_last_has_the_patches():
@@ -72,8 +69,9 @@ def test_scales_follow_the_patch_and_the_last_has_the_patches():
         step = model(batch_of(schema, 2))
         assert step.latent.x.shape == (2, (64 // patch) ** 2, 32) and step.loss.isfinite()
     deep = built({"tokenizer.patch": 8}, schema, Size(32, 12, 4, 16, 1, 2))
-    assert deep.encoder.ends == [2, 4, 10, 12]
-    assert [(b.side, b.shift) for b in deep.encoder.blocks][4:] == [(7, 0), (7, 3)] * 3 + [(7, 0), (7, 3)]
+    assert deep.encoder.counts == [2, 2, 6, 2] and deep.encoder.sides == [7, 7, 7, 7]
+    assert deep.encoder.shifts == [3, 3, 3, 3]
+    assert built({"tokenizer.patch": 16, "encoder.window": 5}, schema, size).encoder.shifts == [2, 2, 2, 0]
 
 
 def test_hidden_content_is_not_read_and_a_cell_holds_its_pixels():

@@ -13,9 +13,8 @@
     stages      every stage of a recipe of several stages runs
 
 A part that breaks an item by design says so, with the reason as text: `shares` (no leak), `needs_grid` (order),
-`breaks_graph` (compiles), `graph_by_size` (compiles, other lengths only). The reason is reported, and that part of the
-check skipped. A mask that may hide nothing or everything of a sample says so in `sometimes_whole`; samples of which
-some is hidden are then looked at.
+`breaks_graph` (compiles). The reason is reported, and that part of the check skipped. A mask that may hide nothing or
+everything of a sample says so in `sometimes_whole`; samples of which some is hidden are then looked at.
 """
 
 from __future__ import annotations

@@ -169,9 +169,6 @@ def compiles(subject: Subject) -> list[str]:
 
 def _one_graph_for_lengths(subject: Subject, model: Model, step: Step) -> list[str]:
     """Backend `eager` and no gradients: what makes a graph special to a length is found by tracing alone."""
-    bound = subject.declared(model, "graph_by_size")
-    if bound:
-        return [f"compiled anew for each size by design: {reason}" for reason in bound]
     others = _other_lengths(subject, model)
     if not others:
         return ["one length only: its data have no other"]

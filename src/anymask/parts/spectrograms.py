@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from anymask.engine import Model, Part, Sample, Step, Tokens, scatter, take
 from anymask.parts.decoders import Heads, mask_token
 from anymask.parts.layers import Block, LayerNorm, Linear, init_weights
 from anymask.parts.tokenizers import Patches, _by, grid_index
+from anymask.parts.windows import layout
 from anymask.recipe import RecipeError
 
 
@@ -106,36 +107,6 @@ class LogMel(Patches):
 
 
 # Decoding in windows.
-
-
-class Layout(NamedTuple):
-    """Tokens of a grid in windows, window after window."""
-
-    tokens: Tensor  # (windows * cells,) the token in each cell, N where a window reaches beyond the grid
-    place: Tensor  # (N,) where each token is
-    cells: int
-
-    def split(self, x: Tensor) -> Tensor:
-        """(R, N, ...) -> (R * windows, cells, ...), zeros beyond the grid."""
-        beyond = x.new_zeros(x.shape[0], 1, *x.shape[2:])
-        return torch.cat([x, beyond], 1).index_select(1, self.tokens).unflatten(1, (-1, self.cells)).flatten(0, 1)
-
-    def join(self, x: Tensor, rows: int) -> Tensor:
-        """The way back."""
-        return x.unflatten(0, (rows, -1)).flatten(1, 2).index_select(1, self.place)
-
-
-def layout(n: int, grid: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Layout:
-    """Windows of `window` cells on a grid of two axes with N = `n` tokens. The first one of an axis ends after `shift`
-    cells, or is whole with 0: what Swin gets by rolling the grid and masking what was rolled in."""
-    (height, width), (a, b) = grid, window
-    top, left = -shift[0] % a, -shift[1] % b
-    token = torch.arange(n, device=device)
-    row, column = token // width + top, token % width + left
-    across = (width + left + b - 1) // b
-    place = (row // a * across + column // b) * (a * b) + row % a * b + column % b
-    total = (height + top + a - 1) // a * across * (a * b)
-    return Layout(torch.full((total,), n, device=device).scatter(0, place, token), place, a * b)
 
 
 class Windows(Part):

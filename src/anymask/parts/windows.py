@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.engine import Latent, Model, Part, Seen, Step, take
@@ -61,6 +61,36 @@ class CellEmbed(Part):
         return Seen(x.flatten(2), take(tokens.pos, mask.keep, mask.keep_of), mask.keep_ok, None, content)
 
 
+class Layout(NamedTuple):
+    """Tokens of a grid in windows, window after window."""
+
+    tokens: Tensor  # (windows * cells,) the token in each cell, N where a window reaches beyond the grid
+    place: Tensor  # (N,) where each token is
+    cells: int
+
+    def split(self, x: Tensor) -> Tensor:
+        """(R, N, ...) -> (R * windows, cells, ...), zeros beyond the grid."""
+        beyond = x.new_zeros(x.shape[0], 1, *x.shape[2:])
+        return torch.cat([x, beyond], 1).index_select(1, self.tokens).flatten(0, 1).unflatten(0, (-1, self.cells))
+
+    def join(self, x: Tensor, rows: int) -> Tensor:
+        """The way back."""
+        return x.flatten(0, 1).unflatten(0, (rows, -1)).index_select(1, self.place)
+
+
+def layout(n: int, grid: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Layout:
+    """Windows of `window` cells on a grid of two axes with N = `n` tokens. The first one of an axis ends after `shift`
+    cells, or is whole with 0: what Swin gets by rolling the grid and masking what was rolled in."""
+    (height, width), (a, b) = grid, window
+    top, left = -shift[0] % a, -shift[1] % b
+    token = torch.arange(n, device=device)
+    row, column = token // width + top, token % width + left
+    across = (width + left + b - 1) // b
+    place = (row // a * across + column // b) * (a * b) + row % a * b + column % b
+    total = (height + top + a - 1) // a * across * (a * b)
+    return Layout(torch.full((total,), n, device=device).scatter(0, place, token), place, a * b)
+
+
 class WindowAttention(nn.Module):
     """Self-attention within windows, with a learned bias for each relative position of a query and a key (section 3.2).
 
@@ -79,75 +109,42 @@ class WindowAttention(nn.Module):
 
     apart: Tensor
 
-    def forward(self, x: Tensor, ok: Tensor | None) -> Tensor:
-        """x (W, side * side, D) -> the same. ok (W or a divisor, n, n): which cells are read by which."""
+    def forward(self, x: Tensor, ok: Tensor) -> Tensor:
+        """x (W, side * side, D), of which the cells `ok` (W, side * side) are read -> the same."""
         q, k, v = split_heads(self.qkv(x), 3, self.heads)
         bias = self.bias[self.apart].permute(2, 0, 1).to(q.dtype)  # H n n
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias  # W H n n
-        if ok is not None:  # finite, as cells that fill up an edge may have nothing to read
-            scores = scores.masked_fill(~ok.repeat(len(x) // len(ok), 1, 1)[:, None], -1e4)
+        scores = scores.masked_fill(~ok[:, None, None], -1e4)  # finite, as a window may hold nothing to read
         return self.proj(merge_heads(scores.softmax(-1) @ v))
 
 
 class WindowBlock(nn.Module):
-    """Pre-norm transformer block whose attention is within windows.
+    """Pre-norm transformer block whose attention is within windows of `side` cells along an axis."""
 
-    Args:
-        side: cells of a window along an axis. shift: by which windows lie further.
-    """
-
-    def __init__(
-        self, width: int, heads: int, side: int, *, shift: int = 0, mlp_ratio: float = 4.0, drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, width: int, heads: int, side: int, *, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.side, self.shift = side, shift
         self.norm1, self.norm2 = LayerNorm(width, eps=1e-5), LayerNorm(width, eps=1e-5)
         self.attn = WindowAttention(width, heads, side)
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, ok: Tensor | None) -> Tensor:
-        """x (R, H, W, D) and which cells are real, (R, H, W) -> (R, H, W, D)."""
-        x = x + self.drop_path(self.attended(self.norm1(x), ok))
+    def forward(self, x: Tensor, ok: Tensor, way: Layout) -> Tensor:
+        """x (R, N, D), of which the cells `ok` (R, N) are real -> the same."""
+        y = way.join(self.attn(way.split(self.norm1(x)), way.split(ok)), len(x))
+        x = x + self.drop_path(y)
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def attended(self, x: Tensor, ok: Tensor | None) -> Tensor:
-        (r, high, wide, _), side, shift = x.shape, self.side, self.shift
-        below, right = -high % side, -wide % side
-        if below or right:
-            ok = torch.ones(r, high, wide, dtype=torch.bool, device=x.device) if ok is None else ok
-            x, ok = F.pad(x, (0, 0, 0, right, 0, below)), F.pad(ok, (0, right, 0, below))
-        down, across = x.shape[1] // side, x.shape[2] // side
-        pairs = None if ok is None else windows(ok.roll((-shift, -shift), (1, 2))[..., None], side).transpose(1, 2)
-        if shift:
-            # Cells that the roll brings together from opposite edges do not read each other.
-            edge = [(torch.arange(n * side, device=x.device) >= n * side - shift).long() for n in (down, across)]
-            part = windows((2 * edge[0][:, None] + edge[1])[None, ..., None], side)  # windows of one map, n, 1
-            same = part == part.transpose(1, 2)
-            pairs = same if pairs is None else pairs & same.repeat(r, 1, 1)
-        elif pairs is not None:
-            pairs = pairs.expand(-1, side**2, -1)
-        y = self.attn(windows(x.roll((-shift, -shift), (1, 2)), side), pairs)
-        y = y.unflatten(1, (side, side)).unflatten(0, (r, down, across)).transpose(2, 3)  # R h side w side D
-        return y.flatten(3, 4).flatten(1, 2).roll((shift, shift), (1, 2))[:, :high, :wide]
-
-
-def windows(x: Tensor, side: int) -> Tensor:
-    """(R, H, W, D) to windows (R * number, side * side, D)."""
-    x = x.unflatten(2, (-1, side)).unflatten(1, (-1, side))  # R h side w side D
-    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 class Merging(nn.Module):
-    """Each two by two cells become one of twice the width (section 3.1): (R, H, W, D) -> (R, H / 2, W / 2, 2 D)."""
+    """Each two by two cells become one of twice the width (section 3.1): (R, H * W, D) -> (R, H * W / 4, 2 D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm, self.linear = LayerNorm(4 * width, eps=1e-5), Linear(4 * width, 2 * width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.linear(self.norm(torch.cat(corners, -1)))
+    def forward(self, x: Tensor, grid: tuple[int, ...]) -> Tensor:
+        x = x.unflatten(1, (grid[0] // 2, 2, grid[1] // 2, 2)).permute(0, 1, 3, 4, 2, 5)  # R h w column row D
+        return self.linear(self.norm(x.flatten(3).flatten(1, 2)))
 
 
 class Swin(Part):
@@ -165,7 +162,6 @@ class Swin(Part):
     """
 
     needs_grid = "windows lie on the grid"
-    graph_by_size = "how many windows a map has decides how it is laid out"
 
     def __init__(
         self,
@@ -198,7 +194,7 @@ class Swin(Part):
         rates = iter(torch.linspace(0, drop_path, sum(counts)).tolist())
         most = heads or model.size.heads
         self.blocks, self.merges = nn.ModuleList(), nn.ModuleList(Merging(stem.filled << k) for k in range(levels - 1))
-        self.ends = [sum(counts[: level + 1]) for level in range(levels)]  # the block that a scale ends before
+        self.counts, self.sides, self.shifts = counts, [], []  # of each scale
         for level, count in enumerate(counts):
             width, few = stem.filled << level, max(1, most >> (levels - 1 - level))
             if width % few:
@@ -206,11 +202,10 @@ class Swin(Part):
             # By the size of training, so that neither padding nor a larger image moves windows.
             cells = min(model.tokenizer.grid) << (levels - 1 - level)
             side = min(window, cells)  # one window spans a small map
-            for number in range(count):
-                moved = side // 2 if shift and number % 2 and side < cells else 0
-                self.blocks.append(
-                    WindowBlock(width, few, side, shift=moved, mlp_ratio=mlp_ratio, drop_path=next(rates))
-                )
+            rest = [next(rates) for _ in range(count)]
+            self.blocks.extend(WindowBlock(width, few, side, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rest)
+            self.sides.append(side)
+            self.shifts.append(side // 2 if shift and side < cells else 0)
         self.norm = LayerNorm(self.width, eps=1e-5)
         init_weights(self.blocks)
         init_weights(self.merges)
@@ -219,14 +214,18 @@ class Swin(Part):
         seen, grid, a = step.seen, step.tokens.grid, self.across
         if grid is None or len(grid) != 2:
             raise RecipeError("windows need tokens on a two-dimensional grid; use encoder=P(ViT)")
+        rows, fine = len(seen.x), (grid[0] * a, grid[1] * a)
         x = seen.x.unflatten(1, grid).unflatten(3, (a, a, -1))  # R h w a a C
-        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # R H W C
-        ok = None if seen.ok is None else seen.ok.unflatten(1, grid).repeat_interleave(a, 1).repeat_interleave(a, 2)
-        level = 0
-        for number, block in enumerate(self.blocks):
-            if number == self.ends[level]:
-                x = self.merges[level](x)
-                ok = None if ok is None else ok[:, ::2, ::2]
-                level += 1
-            x = block(x, ok)
-        return Latent(self.norm(x.flatten(1, 2)), seen.pos, seen.ok)
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2).flatten(1, 2)  # R H*W C
+        real = torch.ones(seen.x.shape[:2], dtype=torch.bool, device=x.device) if seen.ok is None else seen.ok
+        ok = real.view(rows, grid[0], 1, grid[1], 1).expand(-1, -1, a, -1, a).reshape(rows, -1)
+        blocks = iter(self.blocks)
+        for level, (count, side, shift) in enumerate(zip(self.counts, self.sides, self.shifts)):
+            if level:
+                x = self.merges[level - 1](x, fine)
+                ok = ok.unflatten(1, (fine[0] // 2, 2, fine[1] // 2, 2))[:, :, 0, :, 0].flatten(1)
+                fine = (fine[0] // 2, fine[1] // 2)
+            ways = [layout(x.shape[1], fine, (side, side), (by, by), x.device) for by in (0, shift)]
+            for number in range(count):
+                x = next(blocks)(x, ok, ways[number % 2])
+        return Latent(self.norm(x), seen.pos, seen.ok)
