@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,12 @@ def opened(given: Model | str, tokenizer: Any) -> Model:
     return given
 
 
+def is_hugging_face(folder: str) -> bool:
+    """Whether a folder holds a model as Hugging Face's libraries save it, and no run."""
+    path = Path(folder).expanduser()
+    return (path / "config.json").is_file() and not (path / "run.json").is_file()
+
+
 class Teacher(Part):
     """A target that is made by a slow copy of stem and encoder: after each step the copy moves a little towards them,
     by an exponential moving average (mean teacher, arXiv:1703.01780, section 2). A subclass says `heads`, and in
@@ -61,8 +68,9 @@ class Teacher(Part):
         rise: how: progress within the rise, 0 to 1, to the share of the way from `decay` to `final`.
         over: steps of the training that these shares are meant for. In a shorter one each step counts for several, so
             that the copy remembers the same part of the training; None = the shares are those of any training.
-        teacher: what is copied in place of the model as it begins: the model of an earlier stage, or the folder of a
-            run on data of the same form. It is usually frozen: decay=1.
+        teacher: what is copied in place of the model as it begins: the model of an earlier stage, the folder of a run
+            on data of the same form, or that of a vision model of Hugging Face (see `anymask.interop.vision`). One that
+            is not built like the model has to be frozen: decay=1.
     """
 
     def __init__(
@@ -88,14 +96,29 @@ class Teacher(Part):
                 f"a share ramp of the training; not decay={decay}, final={final}, ramp={ramp} (--set target.decay=...)"
             )
         self.decay, self.final, self.ramp, self.rise = decay, final, ramp, rise
-        self._given = None if teacher is None else opened(teacher, model.tokenizer)
+        self._given = None if teacher is None else self._opened(teacher, model)
 
     copies: tuple[str, ...] = ("stem", "encoder")
     stem: Part
     encoder: Part
     before: Tensor
 
+    @staticmethod
+    def _opened(teacher: Model | str, model: Model) -> Any:
+        if isinstance(teacher, str) and is_hugging_face(teacher):
+            from anymask.interop.vision import vision_model
+
+            return vision_model(teacher, model)
+        return opened(teacher, model.tokenizer)
+
     def attach(self, model: Model) -> None:
+        if self._given is not None and self.decay < 1.0:
+            mine, its = ([p.shape for name in self.copies for p in getattr(m, name).parameters()]
+                         for m in (self._given, model))  # fmt: skip
+            if mine != its:
+                raise RecipeError(
+                    "a teacher that is not built like its student cannot follow it: freeze it (--set target.decay=1)"
+                )
         for name in self.copies:
             setattr(self, name, copy.deepcopy(getattr(self._given or model, name)).float())
         self._given = None  # only what is copied is kept
@@ -115,6 +138,8 @@ class Teacher(Part):
 
     @torch.no_grad()
     def after_step(self, model: Model, progress: float) -> None:
+        if self.decay == 1.0:
+            return  # frozen
         kept = self.kept(progress)
         if self.over is not None:
             kept **= max(1.0, self.over * (progress - self.before.item()))
