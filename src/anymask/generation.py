@@ -148,11 +148,11 @@ def _images(
         if path.suffix == ".npy":
             np.save(path, found)
         else:
-            _picture(found, run.schema.fields[model.tokenizer.field]).save(path)
+            picture(found, run.schema.fields[model.tokenizer.field]).save(path)
     return found
 
 
-def _picture(images: np.ndarray, field: Field) -> Image:
+def picture(images: np.ndarray, field: Field) -> Image:
     """Images (n, C, H, W) side by side, in rows of eight; of more than three channels the first."""
     from PIL import Image
 

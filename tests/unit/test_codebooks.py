@@ -1,5 +1,9 @@
 """Codebooks: what a vector stands for, how it follows, and targets that are its number."""
 
+import base64
+import io
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +17,7 @@ from anymask.contract.data import SMALL, batch_of, example_schema
 from anymask.generation import GenerateError, generate
 from anymask.parts.codebooks import Codebook
 from anymask.recipe import RecipeError, find
+from anymask.reports import report
 from anymask.run import Run
 from anymask.train import pretrain
 
@@ -156,6 +161,14 @@ def test_images_are_drawn_and_written(drawn, tmp_path, sampler):
     assert found.std(0).max() > 0  # not all alike
     real = np.asarray(load_digits().images)
     assert abs(found.mean() - real.mean()) < 2.0 and found.min() > -8 and found.max() < 24
+
+
+def test_a_report_shows_drawn_images(drawn, tmp_path):
+    page = report(drawn, "digits", tmp_path / "r.html", samples=40).read_text()
+    shown = page[page.index("New samples</h2>") :]
+    pictures = re.findall(r'<img alt="drawn image \d of 8" src="data:image/png;base64,([^"]+)"', shown)
+    assert len(set(pictures)) > 1 and len(pictures) == 8
+    assert Image.open(io.BytesIO(base64.b64decode(pictures[0]))).size == (80, 80)
 
 
 def test_what_cannot_be_drawn_as_images_is_refused(drawn, tmp_path):

@@ -1,7 +1,9 @@
 """Masked diffusion of texts: the bound, its parts, and samplers."""
 
+import html
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from anymask.evaluation.tasks.likelihood import _bits
 from anymask.generation import GenerateError, Progress, ancestral, confidence, generate
 from anymask.recipe import RecipeError, find
 from anymask.recipes.text.mdlm import autoregressive
+from anymask.reports import report
 from anymask.train import pretrain
 
 TEXTS = ["to be or not to be", "all the world is a stage", "now is the winter of it"]
@@ -205,6 +208,12 @@ def test_what_cannot_be_drawn_is_refused(drawn, tmp_path):
     for wrong in ({"mask.least": 0.0}, {"mask.level": 2.0}):
         with pytest.raises(RecipeError, match="noise levels"):
             built(find("mdlm").but(wrong))
+
+
+def test_a_report_shows_drawn_texts(drawn, source, tmp_path):
+    page = report(drawn, source, tmp_path / "r.html", samples=40).read_text()
+    texts = re.findall(r"<pre>([^<]+)</pre>", page[page.index("New samples</h2>") :])
+    assert len(texts) == 4 and texts == [html.escape(text) for text in generate(drawn, n=4, steps=64)]
 
 
 def test_the_command_prints_or_writes(drawn, tmp_path):

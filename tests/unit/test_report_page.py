@@ -51,6 +51,10 @@ def test_nothing_comes_from_outside(html):
     assert "@import" not in html and not re.search(r"url\((?!#)", html)
 
 
+def test_samples_are_drawn_by_models_that_can(html):
+    assert "New samples" not in html
+
+
 def test_every_picture_has_a_text_alternative(html):
     found = [a for t, a in Reader(html).tags if t in ("img", "svg")]
     assert len(found) > 10

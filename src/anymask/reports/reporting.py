@@ -20,6 +20,7 @@ from . import page, sections, seeing
 from .comparing import headline, table_of
 from .errors import ReportError
 from .plots import SERIES
+from .samples import new_samples
 from .subject import LETTERS, Subject, open_subjects
 
 FEWEST, MOST = 2, 2000  # samples that are looked at
@@ -81,6 +82,7 @@ def report(
             sections.few_labels(subjects),
             seeing.reconstructions(subjects),
             seeing.masks(subjects),
+            *new_samples(subjects),
             seeing.features(subjects),
             sections.recipes(subjects),
             sections.settings(subjects),
