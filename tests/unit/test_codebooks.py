@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
@@ -14,6 +15,8 @@ from sklearn.datasets import load_digits
 
 from anymask.cli import main
 from anymask.contract.data import SMALL, batch_of, example_schema
+from anymask.evaluation import EvaluateError, evaluate
+from anymask.evaluation.tasks.draw import distance
 from anymask.generation import GenerateError, generate
 from anymask.parts.codebooks import Codebook
 from anymask.recipe import RecipeError, find
@@ -161,6 +164,26 @@ def test_images_are_drawn_and_written(drawn, tmp_path, sampler):
     assert found.std(0).max() > 0  # not all alike
     real = np.asarray(load_digits().images)
     assert abs(found.mean() - real.mean()) < 2.0 and found.min() > -8 and found.max() < 24
+
+
+def test_drawn_images_are_compared_with_real_ones(drawn):
+    table = evaluate(drawn, "digits", task="draw", n=300, steps=4)
+    distances = {row[0]: row[1] for row in table.rows}
+    assert list(distances) == ["drawn", "training images", "pixels of training images, shuffled"]
+    assert 0 < distances["training images"] < distances["pixels of training images, shuffled"]
+    assert distances["training images"] < distances["drawn"]
+    assert table.rows == evaluate(drawn, "digits", task="draw", n=300, steps=4).rows
+    with pytest.raises(EvaluateError, match="too few for the covariance"):
+        evaluate(drawn, "digits", task="draw", n=8)
+
+
+def test_the_distance_is_that_of_two_normal_distributions():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(400, 3)) * [1.0, 2.0, 3.0], rng.normal([1.0, 0.0, 2.0], size=(300, 3))
+    root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    want = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert distance(a, b) == pytest.approx(want, abs=1e-3)
+    assert distance(a, a) == pytest.approx(0, abs=1e-3)
 
 
 def test_a_report_shows_drawn_images(drawn, tmp_path):

@@ -26,7 +26,7 @@ def new_samples(subjects: Sequence[Subject]) -> list[Section]:
     able = [subject for subject in subjects if _able(subject)]
     if not able:
         return []
-    intro = "Drawn by the model from nothing, everything hidden at first: none of these is in the data."
+    intro = "Drawn by the model from nothing: everything is hidden at first, and filled in step by step."
     return [Section("New samples", intro, page.cards(*(_drawn(s, title("Drawn", s, subjects)) for s in able)))]
 
 
@@ -47,13 +47,13 @@ def _drawn(subject: Subject, name: str) -> str:
         return page.missing(name, "These are no pictures: anymask generate writes them to a .npy file.", wide=True)
     n, sampler = (IMAGES, "confidence") if images else (TEXTS, "ancestral")
     found = generate(run, n=n, sampler=sampler, steps=STEPS, seed=subject.seed)
-    how = f"{n} samples, {sampler} sampler, {STEPS} steps, seed {subject.seed}: anymask generate {run.folder.name}"
+    how = f"anymask generate {run.folder.name} -n {n} --sampler {sampler} --steps {STEPS} --seed {subject.seed}"
     if not images:
         texts = "".join(f"<pre>{escape(text)}</pre>" for text in found)
-        return page.card(name, texts, f"{how}.", wide=True)
+        return page.card(name, texts, how, wide=True)
     field = run.schema.fields[tokenizer.field]
     drawings = [Drawing(f"{k}", f"drawn image {k} of {n}", png=_png(image, field)) for k, image in enumerate(found, 1)]
-    return page.card(name, page.sheet(drawings, "columns", name), f"{how} -o images.png.", wide=True)
+    return page.card(name, page.sheet(drawings, "columns", name), f"{how} -o images.png", wide=True)
 
 
 def _png(image: np.ndarray, field: Field) -> bytes:
