@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from anymask import keyed
 from anymask.contract.data import SMALL, batch_of, example_schema
+from anymask.engine import Tokens
 from anymask.recipe import RecipeError, find
 
 
@@ -70,7 +71,8 @@ def test_a_shorter_training_forgets_the_same_part_of_itself():
 
 def masks_of(model, grid, samples=8):
     key = keyed.keys(0, 0, torch.arange(samples))
-    return key, model.mask.drawn(key, grid)
+    n = grid[0] * grid[1]
+    return key, model.mask.drawn(key, Tokens({"image": torch.zeros(samples, n, 1)}, torch.zeros(1, n, 2), grid=grid))
 
 
 def test_squares_stay_visible_and_every_mask_shows_as_many():

@@ -16,6 +16,7 @@ from anymask.parts.several import tokenizer_of
 
 GRADIENTS, FITS, COMPILES, REPEATS = "gradients", "fits", "compiles", "repeats"
 STEPS = 600  # of the fit at most
+FEW = 6  # patches along the last axis of a sample
 CLEARLY = 0.8  # the fitted error, at most, as a share of the best constant's
 
 
@@ -220,14 +221,20 @@ def _same(plain: Step, compiled: Step) -> None:
 
 def _other_lengths(subject: Subject, model: Model) -> list[Step]:
     """Steps of three other lengths of the same data: images that lack one, two or three columns of patches, texts that
-    lack as many tokens."""
+    lack as many tokens. Samples of very few patches get so many more instead, as one or none makes a graph special."""
     batch = subject.batch
     elastic = [n for n, f in subject.schema.fields.items() if kind_of(f.kind).elastic and n in batch]
     if not elastic:
         return []
     pitch = {n: int(tokenizer_of(model.tokenizer, n).pitch[-1]) for n in elastic}
     steps = []
+    grids = [tokenizer_of(model.tokenizer, n).grid for n in elastic]
+    few = any(grid is not None and grid[-1] < FEW for grid in grids)
+
+    def other(x: Tensor, values: int) -> Tensor:
+        return torch.cat([x, x[..., :values]], -1) if few else x[..., :-values].contiguous()
+
     for cut in (1, 2, 3):
-        sample: Sample = {**batch, **{n: batch[n][..., : -cut * pitch[n]].contiguous() for n in elastic}}
+        sample: Sample = {**batch, **{n: other(batch[n], cut * pitch[n]) for n in elastic}}
         steps.append(model.hide(sample))
     return steps

@@ -309,9 +309,10 @@ class Cross(Part):
 
 
 class Convolutions(Part):
-    """A few convolutions over the grid, codes at their places and faint noise at those of hidden tokens: cheaper than
-    attention where one sample has many masks (data2vec 2.0, arXiv:2212.07525, section 3.1). Each is followed by a
-    normalisation over channels and GELU, and added to its input where that is as wide. CLS and registers do not enter.
+    """A few convolutions over the grid (or the sequence), codes at their places and faint noise at those of hidden
+    tokens: cheaper than attention where one sample has many masks (data2vec 2.0, arXiv:2212.07525, section 3.1). Each
+    is followed by a normalisation over channels and GELU, and added to its input where that is as wide. CLS and
+    registers do not enter.
 
     Args:
         width: channels; None = the decoder's of the size.
@@ -338,7 +339,7 @@ class Convolutions(Part):
                 f"convolutions run over grids of 1 to 3 axes with an odd decoder.kernel and a decoder.depth from 1 on, "
                 f"not {axes} axes, kernel={kernel}, depth={depth}"
             )
-        width, code = width or model.size.decoder_width, model.encoder.width
+        width, code, self.axes = width or model.size.decoder_width, model.encoder.width, axes
         make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
         self.convolutions = nn.ModuleList(
             make(n, width, kernel, padding=kernel // 2, groups=math.gcd(groups, n, width))
@@ -349,10 +350,11 @@ class Convolutions(Part):
 
     def forward(self, step: Step, model: Model) -> dict[str, Tensor]:
         mask, codes = step.mask, step.latent.x
-        if step.tokens.grid is None:
+        grid = step.tokens.grid or ((step.tokens.shape[1],) if self.axes == 1 else None)  # sequences have no grid
+        if grid is None:
             raise RecipeError("convolutions need tokens on a grid; use decoder=P(Transformer)")
         hole = self.noise * torch.randn(*mask.visible.shape, codes.shape[-1], device=codes.device)
-        x = scatter(codes, mask, hole).transpose(1, 2).unflatten(2, step.tokens.grid)  # R D *grid
+        x = scatter(codes, mask, hole).transpose(1, 2).unflatten(2, grid)  # R D *grid
         for convolution in self.convolutions:
             y = convolution(x).movedim(1, -1)
             y = nn.functional.gelu(nn.functional.layer_norm(y, y.shape[-1:])).movedim(-1, 1)

@@ -267,6 +267,13 @@ class InverseBlock(Scored):
             raise RecipeError(f"mask.masks and mask.side are numbers from 1 on, not {masks} and {side}")
         self.side, self.more, self.masks = side, more, masks
 
+    def visible(self, tokens: Tokens) -> int | Tensor:
+        """At least one token of a sample that has any."""
+        if tokens.valid is None:
+            return max(1, int(tokens.shape[1] * (1.0 - self.ratio) + 1e-4))
+        count = tokens.valid.sum(1).repeat_interleave(self.masks)
+        return (count * (1.0 - self.ratio) + 1e-4).long().clamp(min=1).minimum(count)
+
     def forward(self, step: Step, model: Model) -> Mask:
         tokens, key, of = step.tokens, step.sample["key"], None
         valid = tokens.valid
@@ -275,7 +282,7 @@ class InverseBlock(Scored):
             key = keyed.fold(key[of], torch.arange(len(of), device=key.device) % self.masks)
             valid = None if valid is None else valid[of]
         return split(
-            self.drawn(key, tokens.grid),
+            self.drawn(key, tokens),
             self.visible(tokens),
             keep=model.corruption.keep,
             ask=self.ask,
@@ -284,8 +291,11 @@ class InverseBlock(Scored):
             ask_of=of,
         )
 
-    def drawn(self, key: Tensor, grid: tuple[int, ...] | None) -> Tensor:
+    def drawn(self, key: Tensor, tokens: Tokens) -> Tensor:
         """(R, N) below 1 in the squares of a row, above elsewhere."""
+        grid = tokens.grid
+        if self.side == 1:  # any tokens, also off the grid
+            return keyed.uniform(key, tokens.shape[1])
         if grid is None:
             raise RecipeError("squares that stay visible need tokens on a grid; use P(Random)")
         n, axes = math.prod(grid), len(grid)

@@ -16,7 +16,8 @@ def data2vec_2(r):
     Cost: the paper's ViT-B takes 375,000 steps of 512 images, each with 16 masks; a step costs about what 16 x 0.2
         passes of the encoder cost, and one of the teacher.
     Expected: 86.0 % ImageNet-1K fine-tuned (ViT-B, 200 epochs, paper table 1). Not reproduced: that run; a block's
-        output is taken after its last residual connection, the paper's before; speech and text.
+        output is taken after its last residual connection, the paper's before.
+        For sounds and texts: data2vec-2-speech, data2vec-2-text.
     """
     return r.but(
         mask=P(InverseBlock, ratio=0.8, side=3, masks=16),
