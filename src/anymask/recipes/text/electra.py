@@ -23,6 +23,7 @@ def electra(r):
         decoder=P(DenseHead),
         target=P(Replaced, weight=50.0),
         loss=binary,
+        optimiser={"lr": 2e-4, "lr_batch": 256},
     )
 
 
