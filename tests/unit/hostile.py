@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-NOT_YET = {"ecg", "trajectory", "depth", "classmap"}
-
 
 @dataclass(frozen=True)
 class Valid:
@@ -365,6 +363,49 @@ def moved(shape: tuple[int, ...], value: object, dtype: object = np.float32) -> 
     return spoil
 
 
+def crossings(root: Path, count: int) -> list[Path]:
+    """Three scenes of one walker, whose windows of 20 steps are the samples."""
+    files = [root / f"{n}.txt" for n in range(3 if count > 1 else 1)]
+    for n, file in enumerate(files):
+        steps = range(19 + -(-count // len(files)))
+        text_file(file, [f"{10 * t}.0\t1.0\t{0.4 * t + n:.3f}\t{0.02 * t * t:.3f}" for t in steps])
+    return files
+
+
+def hearts(root: Path, count: int, suffix: str = ".hea") -> list[Path]:
+    """A record of two leads; the file with such an ending comes first."""
+    import wfdb
+
+    values = np.sin(np.arange(2_000 + 1_500 * count) / 8)[:, None] * [1.0, 0.5]
+    how = dict(units=["mV"] * 2, sig_name=["II", "V1"], fmt=["16"] * 2, write_dir=str(root))
+    wfdb.wrsamp("r", fs=250, p_signal=values, **how)
+    return sorted(root.glob("r.*"), key=lambda file: file.suffix != suffix)
+
+
+def depths(root: Path, count: int) -> list[Path]:
+    from PIL import Image
+
+    files = [root / f"{n}.png" for n in range(count)]
+    for n, file in enumerate(files):
+        Image.fromarray(rng(n).integers(0, 5_000, (16, 16), dtype=np.uint16)).save(file)
+    return files
+
+
+def classmaps(root: Path, count: int) -> list[Path]:
+    from PIL import Image
+
+    files = [root / f"{n}.png" for n in range(count)]
+    for n, file in enumerate(files):
+        Image.fromarray(rng(n).integers(0, 4, (16, 16), dtype=np.uint8)).save(file)
+    return files
+
+
+def coloured(files: list[Path]) -> None:
+    from PIL import Image
+
+    Image.fromarray(rng().integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(files[0])
+
+
 def line(number: int, words: str) -> Callable[[list[Path]], None]:
     def spoil(files: list[Path]) -> None:
         lines = files[0].read_text().splitlines()
@@ -442,7 +483,21 @@ VALID: dict[str, Valid] = {
         wrong={"dtype": moved((16, 5, 3), {}, object), "shape": moved((16, 4, 3), 0.0),
                "nan": moved((16, 5, 3), np.nan), "inf": moved((16, 5, 3), np.inf), "names": lost_names},
     ),
+    "trajectory": Valid(
+        crossings, whole=True, gaps=True, bears={"truncated": "fewer steps are a scene"},
+        wrong={"dtype": line(2, "20.0\tred\t0.8\t0.1"), "shape": line(2, "20.0\t1.0\t0.8"),
+               "rate": line(2, "20.0\t1.0\t0.8\t0.1\n20.0\t1.0\t0.9\t0.1"), "nan": line(2, "20.0\t1.0\tnan\t0.1"),
+               "inf": line(2, "20.0\t1.0\tinf\t0.1")},
+    ),
+    "ecg": Valid(
+        hearts, whole=True, gaps=True, bears={},
+        wrong={"dtype": line(1, "r.dat red 200(0)/mV 16 0 0 0 0 II"), "shape": line(2, ""),
+               "rate": line(0, "r 2 0 20000")},
+    ),
+    "depth": Valid(depths, each=True, count=5, asked=True, gaps=True, wrong={"shape": coloured, "names": lost_names}),
+    "classmap": Valid(classmaps, each=True, count=5, asked=True, wrong={"shape": coloured, "names": lost_names}),
     # Other containers of the same kinds.
+    "ecg .dat": Valid(lambda root, count: hearts(root, count, ".dat"), whole=True, gaps=True, wrong={}),
     "text .txt": Valid(paragraphs, bears={"truncated": WHOLE_ROWS}, wrong={}),
     "text .jsonl": Valid(json_lines, wrong={"dtype": line(2, '{"text": 7, "label": 1}'), "shape": line(2, "[1, 2]")},
                          bears={"dtype": "a number is a text, too"}),

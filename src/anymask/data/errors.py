@@ -28,3 +28,11 @@ def some(names: list[str], limit: int = 3) -> str:
     """The first few names as text, with a count of the rest: 'a, b, c and 9 more'."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def nothing_readable(name: str) -> DataError:
+    """What is raised where every sample that was looked at lacks a part."""
+    return DataError(
+        f"no sample that was looked at has a readable '{name}'; --strict (strict=True) says what is wrong with the "
+        "first: replace such files, or leave them out"
+    )

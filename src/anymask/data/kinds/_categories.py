@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError, SchemaError, some
+from ..errors import DataError, SchemaError, nothing_readable, some
 from ..kind import Meter, Value
 from ..schema import Field
 
@@ -110,7 +110,7 @@ class TableMeter(Meter):
 
     def field(self) -> Field:
         if not self.rows:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         x = np.stack(self.rows).astype(np.float64)
         there = np.isfinite(x)
         count = there.sum(0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..columns import ArrayColumn, Column
-from ..errors import DataError, some
+from ..errors import DataError, nothing_readable, some
 from ..kind import Meter, Value, kind_of
 from ..schema import Field
 from . import _series
@@ -128,7 +128,7 @@ class SeriesMeter(Meter):
 
     def field(self) -> Field:
         if self.shift is None:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         if not self.count.any():
             raise DataError(f"all values of '{self.name}' are missing; look whether the file was read as meant (--na)")
         lengths = sorted(self.lengths)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..columns import ArrayColumn, Column
-from ..errors import DataError, Unreadable, some
+from ..errors import DataError, Unreadable, nothing_readable, some
 from ..kind import Blob, Meter, Value, kind_of
 from ..schema import Field
 from . import _skeletons
@@ -125,7 +125,7 @@ class SkeletonMeter(Meter):
 
     def field(self) -> Field:
         if self.shape is None:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         lengths = sorted(self.lengths)
         if lengths[-1] < 2 * SEGMENT:
             raise DataError(f"the sequences of '{self.name}' have at most {lengths[-1]} frames; to hide some, at least "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..columns import ArrayColumn, Column
-from ..errors import DataError, Unreadable
+from ..errors import DataError, Unreadable, nothing_readable
 from ..kind import Kind, Meter, Value
 from ..options import Options
 from ..schema import Field
@@ -136,7 +136,7 @@ class VideoMeter(Meter):
 
     def field(self) -> Field:
         if not self.sizes:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         values = np.concatenate(self.values)
         mean, std = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
         dtype = str(values.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..arrays import one_a_sample
 from ..collate import tensor
 from ..columns import ArrayColumn, Blobs, Column
-from ..errors import DataError, Unreadable, some
+from ..errors import DataError, Unreadable, nothing_readable, some
 from ..kind import Kind, Meter, Settled, Value
 from ..labels import classes_or_numbers
 from ..options import Options
@@ -289,7 +289,7 @@ class AudioMeter(Meter):
 
     def field(self) -> Field:
         if not self.lengths:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         if self.low == self.high:
             raise DataError(f"all sounds that were looked at hold nothing but {self.low:g} in '{self.name}'; look "
                             "whether the right files or column were read")

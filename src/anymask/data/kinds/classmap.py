@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..columns import Blobs, Column
-from ..errors import DataError, SchemaError, Unreadable
+from ..errors import DataError, SchemaError, Unreadable, nothing_readable
 from ..kind import Blob, Meter, Settled
 from ..options import Options
 from ..schema import Field
@@ -122,7 +122,7 @@ class ClassMeter(image.ImageMeter):
 
     def field(self) -> Field:
         if not self.sizes:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         there = np.flatnonzero(self.counts[:UNKNOWN])
         count = self.classes or (int(there[-1]) + 1 if len(there) else 0)
         if count < 2:

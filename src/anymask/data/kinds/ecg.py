@@ -70,7 +70,10 @@ class EcgKind(SeriesKind):
                 bad[int(row)] = error.reason
         if not headers:
             first = min(bad)
-            raise DataError(f"none of {len(blobs)} wfdb records can be read; first: {blobs[first].name} ({bad[first]})")
+            raise DataError(
+                f"none of {len(blobs)} wfdb records can be read; first: {blobs[first].name} ({bad[first]}); replace "
+                "them by whole records, each of a .hea file and the files that it names"
+            )
         leads = _ecg.in_order([lead for header in headers for lead in header.leads])
         return Settled(Decoder(leads=leads, rate=_rate(headers, options)), None, "float32", bad, _notes(headers))
 
@@ -201,7 +204,10 @@ def _from_folder(root: Path, options: Options) -> Source | None:
             bad[file.name] = error.reason
     if not headers:
         first, reason = next(iter(bad.items()))
-        raise DataError(f"none of {len(files)} wfdb records in {root} can be read; first: {first} ({reason})")
+        raise DataError(
+            f"none of {len(files)} wfdb records in {root} can be read; first: {first} ({reason}); replace them by "
+            "whole records, each of a .hea file and the files that it names"
+        )
     wholes = [[(0, _ecg.moments(header, _rate(headers, options)))] for header in headers]
     source = _source(headers, wholes, options, root.name)
     for name, reason in bad.items():

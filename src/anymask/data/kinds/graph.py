@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..columns import Blobs, Column
-from ..errors import DataError, SchemaError, some
+from ..errors import DataError, SchemaError, nothing_readable, some
 from ..kind import Kind, Meter, Settled, Value
 from ..labels import TokenLabels, classes_or_numbers, encode
 from ..options import Options
@@ -193,7 +193,7 @@ class GraphMeter(Meter):
 
     def field(self) -> Field:
         if not self.sizes:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         nodes, width = sum(self.sizes), len(self.sums)
         if max(self.sizes) < 2:
             raise DataError(f"no graph of '{self.name}' has two nodes, and a node is predicted from others; give "

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..augment import Compose, Cover, FitSize, RandomCrop, RandomResizedCrop, resize
 from ..collate import pad_grid
 from ..columns import ArrayColumn, Blobs, Column
-from ..errors import DataError, SchemaError, Unreadable, some
+from ..errors import DataError, SchemaError, Unreadable, nothing_readable, some
 from ..kind import Blob, Kind, Meter, Settled
 from ..options import Options
 from ..schema import Field
@@ -264,7 +264,7 @@ class ImageMeter(Meter):
 
     def field(self) -> Field:
         if not self.sizes:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         mean = self.total / self.pixels
         deviation = np.sqrt(np.maximum(self.square / self.pixels - mean**2, 0))
         flat = deviation <= 1e-7 * np.maximum(1, np.abs(mean + self.shift))

@@ -20,7 +20,7 @@ from ..arrays import one_a_sample
 from ..augment import ScaleShift
 from ..collate import tensor
 from ..columns import ArrayColumn, Blobs, Column
-from ..errors import DataError, SchemaError, Unreadable, some
+from ..errors import DataError, SchemaError, Unreadable, nothing_readable, some
 from ..kind import Blob, Kind, Meter, Settled, Value
 from ..labels import classes_or_numbers
 from ..options import Options
@@ -314,7 +314,7 @@ class PointsMeter(Meter):
 
     def field(self) -> Field:
         if not self.counts:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         whole = sum(self.counts)
         mean = self.total / whole
         std = np.sqrt(np.maximum(self.square / whole - mean**2, 0))

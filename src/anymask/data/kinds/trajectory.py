@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..collate import tensor
 from ..columns import ArrayColumn, Blobs, Column
-from ..errors import DataError, SchemaError, Unreadable, some
+from ..errors import DataError, SchemaError, Unreadable, nothing_readable, some
 from ..kind import Kind, Meter, Settled, Value
 from ..options import Options
 from ..schema import Field
@@ -42,7 +42,8 @@ class TrajectoryKind(Kind):
         asked = options.kind == self.name
         if path.is_dir():
             files = _files(path)
-            if not files or not (asked or all(_tracks.looks_like(file) for file in files[:8])):
+            like = [_tracks.looks_like(file) for file in files[:8]]
+            if not files or not (asked or 2 * sum(like) > len(like)):  # a spoiled one is named when it is read
                 return None
         elif path.suffix.lower() in ENDINGS and path.is_file() and (asked or _tracks.looks_like(path)):
             files = [path]
@@ -164,7 +165,7 @@ class TrajectoryMeter(Meter):
 
     def field(self) -> Field:
         if self.steps is None:
-            raise DataError(f"no sample that was looked at has a readable '{self.name}'")
+            raise nothing_readable(self.name)
         agents = sorted(self.agents)
         common = agents[min(len(agents) - 1, int(_tracks.SHARE * len(agents)))]
         width = self.size or min(_tracks.MOST, common)
