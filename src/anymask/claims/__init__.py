@@ -21,13 +21,12 @@ from anymask.claims.metrics import (
     FewLabelsPrecision,
     FineTune,
     Folds,
-    Impute,
     Metric,
     Probe,
-    Rebuild,
     Retrieve,
     TokenProbe,
 )
+from anymask.claims.rebuilding import Impute, Rebuild
 from anymask.claims.regression import Regress
 from anymask.claims.repeated import RepeatedFolds
 from anymask.claims.verifying import Evidence, verify

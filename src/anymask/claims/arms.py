@@ -141,7 +141,8 @@ class Bench:
     def _figures(self, arm: Arm, seed: int, name: str = "trained") -> Path:
         """The file with what was measured: its name is of what figures depend on beside the trained arm."""
         metric = self.claim.metric
-        code = [_code(module) for module in ("anymask.claims.metrics", "anymask.evaluation.features", *metric.code)]
+        modules = ("anymask.claims.metrics", type(metric).__module__, "anymask.evaluation.features", *metric.code)
+        code = [_code(module) for module in dict.fromkeys(modules)]
         mark = hashlib.sha256(f"{metric.words()} {self.test.fingerprint()} {code}".encode()).hexdigest()
         return self._place(arm, seed) / f"{name}-{mark[:16]}.json"
 

@@ -16,6 +16,7 @@ from torch.utils.data import get_worker_info
 
 from .columns import ArrayColumn, Column, Picked
 from .errors import DataError, Unreadable
+from .fingerprints import fingerprint
 from .kind import Kind
 from .labels import TokenLabels
 
@@ -27,8 +28,6 @@ Sample = dict[str, "np.ndarray | None"]
 Maker = Callable[[], "Source"]
 
 CACHE_BYTES = 2**30  # sets that are no larger than this when decoded are kept in memory
-WHOLE_BYTES = 2**26  # sets that are no larger than this when stored are hashed whole
-HASHED = 256  # of a larger set, the content of so many samples is hashed
 _ALIASES = {"val": "validation", "valid": "validation", "validate": "validation", "dev": "validation",
             "training": "train", "testing": "test"}
 
@@ -274,7 +273,7 @@ class Source:
         of 256 seeded samples. Equal content in another container (PNG against an array) has another fingerprint.
         """
         if self._fingerprint is None:
-            self._fingerprint = _fingerprint(self)
+            self._fingerprint = fingerprint(self)
         return self._fingerprint
 
     def content_hash(self, index: int) -> str:
@@ -371,33 +370,3 @@ def _fill(array: np.ndarray, column: Column, source: Source, bad: dict[int, str]
                 pool.shutdown(cancel_futures=True)
                 return None
     return there
-
-
-def _fingerprint(source: Source) -> str:
-    digest = hashlib.sha256(f"{len(source)}".encode())
-    if source._ids is not None:
-        digest.update("\n".join(source.ids).encode())
-    if source._row_labels is not None and not callable(source._row_labels):
-        digest.update(source._row_labels[source.rows].tobytes())
-    if source.targets is not None:
-        digest.update(source.targets.tobytes())
-    if source.token_labels is not None:
-        digest.update(source.token_labels.tobytes())
-    for name, column in sorted(source.columns.items()):
-        digest.update(name.encode())
-        sizes = _sizes(column, source.rows)
-        digest.update(sizes.tobytes())
-        rows = source.rows
-        if sizes.sum() > WHOLE_BYTES or (sizes < 0).any():
-            rows = np.random.default_rng(0).permutation(rows)[:HASHED]
-        for row in rows:
-            if int(row) not in source._bad:
-                digest.update(column.raw(int(row)))
-    return digest.hexdigest()
-
-
-def _sizes(column: Column, rows: np.ndarray) -> np.ndarray:
-    if isinstance(column, ArrayColumn):
-        return np.full(len(rows), column.nbytes(0), dtype=np.int64)
-    sizes = (column.nbytes(int(row)) for row in rows)
-    return np.array([-1 if size is None else size for size in sizes], dtype=np.int64)
