@@ -17,6 +17,7 @@ from train_tools import SIZE, images, run
 
 from anymask.contract.data import example_schema
 from anymask.data import DataError, infer_schema, open_source
+from anymask.parts.losses import binary
 from anymask.recipe import P, RecipeError, find
 from anymask.reports.images import Images
 from anymask.reports.renderer import contents
@@ -273,6 +274,9 @@ def test_constants_for_classes_and_absolute_errors():
     entropy = lambda pred, goal: torch.nn.functional.cross_entropy(pred.transpose(1, 2), goal, reduction="none")
     best = watch._constant(entropy, torch.zeros(1, 4, 2), goal, torch.ones(1, 4, dtype=torch.bool))
     assert best == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), abs=1e-4)
+    replaced = goal[..., None].float()
+    best = watch._constant(binary, torch.zeros(1, 4, 1), replaced, torch.ones(1, 4, dtype=torch.bool))
+    assert best == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), abs=1e-4)  # of a logit
     absolute = lambda pred, goal: (pred - goal).abs().mean(-1)
     x = torch.tensor([0.0, 0.0, 0.0, 9.0]).view(1, 4, 1)
     assert watch._constant(absolute, x, x, torch.ones(1, 4, dtype=torch.bool)) == pytest.approx(9 / 4)

@@ -195,6 +195,8 @@ def constant_errors(loss: Any, pred: Tensor, goal: Tensor, ok: Tensor, known: Te
     elif goal.ndim == pred.ndim:
         chosen = chosen.float()  # NaN where a goal has no value: a set of fewer points than others
         constants = [chosen.nanmean(0).nan_to_num(), chosen.nanmedian(0).values.nan_to_num()]
+        if chosen.min() >= 0 and chosen.max() <= 1:  # 0 or 1, of which a prediction may be the logit
+            constants.append(torch.logit(constants[0].clamp(1e-6, 1 - 1e-6)))
     elif not goal.is_floating_point():
         counts = torch.bincount(chosen.clamp(min=0), minlength=pred.shape[-1]).float()
         constants = [torch.log((counts + 1e-6) / counts.sum())]
