@@ -109,7 +109,7 @@ def vision_model(folder: str | Path, model: Model) -> Vision:
     if len(getattr(tokenizer, "sides", ())) != 2 or tokenizer.channels not in (1, len(mean)):
         raise InteropError(
             f"{folder.name} sees images of {len(mean)} channels (or grey ones), cut into patches; not "
-            f"{tokenizer.takes} data of these tokens"
+            f"{tokenizer.takes} data of these tokens; use another teacher, or none (target.teacher=null)"
         )
     try:
         network = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
@@ -118,7 +118,7 @@ def vision_model(folder: str | Path, model: Model) -> Vision:
     network = getattr(network, "vision_model", network)
     config = network.config
     if not hasattr(config, "patch_size") or not hasattr(config, "hidden_size"):
-        raise InteropError(f"{config.model_type} of {folder} is no vision model of patches")
+        raise InteropError(f"{config.model_type} of {folder} is no vision model of patches; give one, such as a ViT")
     encoder = Network(model, network=network.float(), mean=mean, std=list(how["image_std"]))
     _try(encoder, model, folder)
     heads = getattr(config, "num_attention_heads", 1)
@@ -136,7 +136,8 @@ def _try(encoder: Network, model: Model, folder: Path) -> None:
     try:
         shape = tuple(encoder.network(pixel_values=pixels, **options).last_hidden_state.shape)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InteropError(f"{folder} cannot see images of {tuple(pixels.shape[2:])} pixels: {error}") from error
+        raise InteropError(f"{folder} cannot see images of {tuple(pixels.shape[2:])} pixels: {error}; use a model for "
+                           "images of this size, or other patches (--set tokenizer.patch=...)") from error  # fmt: skip
     if len(shape) != 3 or shape[1] < n:
         raise InteropError(
             f"{folder} gives codes of shape {shape} where {n} tokens need one each; use a model with one token a patch"

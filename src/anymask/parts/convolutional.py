@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anymask.engine import Latent, Model, Part, Seen, Step, scatter, take
+from anymask.parts.tokenizers import halving_sides
 from anymask.recipe import RecipeError
 
 LEVELS = 4  # scales of the hierarchy, at most
@@ -88,12 +89,7 @@ class SparseResNet(Part):
     def __init__(self, model: Model, *, depth: int | None = None, sparse: bool = True):
         super().__init__(model)
         tokenizer = model.tokenizer
-        sides: tuple[int, ...] = getattr(tokenizer, "sides", ())
-        if len(sides) != 2 or sides[0] != sides[1] or sides[0] & (sides[0] - 1):
-            raise RecipeError(
-                f"scales that halve need square patches of images with sides of 2, 4, 8, 16 or 32, not {tuple(sides)} "
-                "(--set tokenizer.patch=...)"
-            )
+        sides = halving_sides(tokenizer)
         levels = min(LEVELS, sides[0].bit_length())
         self.strides = [sides[0] >> (levels - 1 - level) for level in range(levels)]  # of a cell, in pixels
         self.widths = [max(8, model.size.width >> (levels - 1 - level)) for level in range(levels)]

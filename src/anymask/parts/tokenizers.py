@@ -260,6 +260,21 @@ class Pieces(Part):
         return Tokens({self.field: text.clamp(min=0)}, pos[None, :, None], text >= 0)
 
 
+def halving_sides(tokenizer: Any) -> tuple[int, ...]:
+    """The sides of a tokenizer's patches, for hierarchies whose scales halve them.
+
+    Raises:
+        RecipeError: they are no squares with a power of two for a side.
+    """
+    sides: tuple[int, ...] = getattr(tokenizer, "sides", ())
+    if len(sides) != 2 or sides[0] != sides[1] or sides[0] & (sides[0] - 1):
+        raise RecipeError(
+            f"scales that halve need square patches of images with sides of 2, 4, 8, 16 or 32, not {tuple(sides)} "
+            "(--set tokenizer.patch=...)"
+        )
+    return sides
+
+
 def grid_index(grid: tuple[int, ...], device: torch.device | None = None) -> Tensor:
     """(N, P) float index of each cell of a grid along each axis, last axis fastest."""
     axes = [torch.arange(n, device=device, dtype=torch.float32) for n in grid]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anymask.engine import Latent, Model, Part, Seen, Step, take
 from anymask.parts.layers import DropPath, LayerNorm, Linear, Mlp, init_weights, merge_heads, split_heads
-from anymask.parts.tokenizers import grid_index
+from anymask.parts.tokenizers import grid_index, halving_sides
 from anymask.recipe import RecipeError
 
 
@@ -28,12 +28,7 @@ class CellEmbed(Part):
     def __init__(self, model: Model, *, levels: int = 4):
         super().__init__(model)
         tokenizer = model.tokenizer
-        sides: tuple[int, ...] = getattr(tokenizer, "sides", ())
-        if len(sides) != 2 or sides[0] != sides[1] or sides[0] & (sides[0] - 1):
-            raise RecipeError(
-                f"scales that halve need square patches of images with sides of 2, 4, 8, 16 or 32, not {tuple(sides)} "
-                "(--set tokenizer.patch=...)"
-            )
+        sides = halving_sides(tokenizer)
         self.levels = min(levels, sides[0].bit_length())
         self.across = 2 ** (self.levels - 1)  # cells of a patch along an axis
         self.side = sides[0] // self.across

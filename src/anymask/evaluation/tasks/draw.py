@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from anymask.data import Source, open_source
+from anymask.engine import Model
 from anymask.evaluation.errors import EvaluateError
 from anymask.evaluation.features import embed
 from anymask.evaluation.inputs import parts_of
@@ -48,18 +49,19 @@ def evaluate(
     Raises:
         EvaluateError: a run that draws no images, or too few images for the width of the features.
     """
+    model = run.model()
     try:
-        check_generates(run.model())
+        check_generates(model)
     except GenerateError as error:
         raise EvaluateError(str(error)) from error
-    field = run.schema.fields[run.model().tokenizer.field]
+    field = run.schema.fields[model.tokenizer.field]
     if len(field.shape) != 3 or n < 2:
         raise EvaluateError(f"draw compares 2 images or more, as a run of mage draws; not n={n} of kind {field.kind}")
     train, held, notes = parts_of(run, source, test, seed)
     judging = run if judge is None else Run.open(judge)
     rng = np.random.default_rng(seed)
     few = train.subset(np.sort(rng.permutation(len(train))[:n]))
-    real = _images(few, run)
+    real = _images(few, run, model)
     scattered = rng.permuted(real.reshape(len(real), -1), axis=0).reshape(real.shape)
     how = dict(sampler=sampler, steps=steps, temperature=temperature)
     starts = range(0, n, batch_size)
@@ -84,11 +86,10 @@ def evaluate(
     return table
 
 
-def _images(source: Source, run: Run) -> np.ndarray:
+def _images(source: Source, run: Run, model: Model) -> np.ndarray:
     """(n, C, H, W) at the size of training, in the units of the data."""
     from anymask.evaluation.masked import batches
 
-    model = run.model()
     return np.concatenate([b[model.tokenizer.field].numpy() for b in batches(model, run.schema, source, fixed=True)])
 
 
